@@ -1,0 +1,1 @@
+"""Dialects: bytes to `EmbedJob` and back. Knows no Ray, no torch."""

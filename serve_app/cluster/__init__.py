@@ -1,0 +1,1 @@
+"""Ray: the deployment graph, gateway, embedder, dispatcher and routing."""

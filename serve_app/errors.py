@@ -1,0 +1,124 @@
+"""The one error tree.
+
+Every error that can reach a client is a `RequestError`: it carries what a dialect needs to render it (status, type, code,
+param). All constructors take positional arguments only in `args`, so that errors survive pickling between processes in both
+directions.
+"""
+
+from __future__ import annotations
+
+
+class EmbedserveError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class CheckpointError(EmbedserveError):
+    """The folder or repository isn't a Qwen3 embedding checkpoint that this engine can serve."""
+
+
+class EngineError(EmbedserveError):
+    """A batch failed in the engine; its inputs get this error, no others do."""
+
+
+class NonFiniteError(EngineError):
+    """The model produced NaN or infinity; the vector is withheld."""
+
+
+class EngineDeadError(EmbedserveError):
+    """The engine thread is gone; this replica can't compute any more and must be replaced."""
+
+
+class RequestError(EmbedserveError):
+    """An error with a place in the HTTP contract.
+
+    `message` says what to do about it and never quotes the caller's texts.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param, code)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidRequestError(RequestError):
+    """400: the request can't be served as it is; sending it again won't help."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class TooManyTokensError(InvalidRequestError):
+    """400: the request as a whole is over the token limit (OpenAI uses the same word for type and code)."""
+
+    type = "max_tokens_per_request"
+    code = "max_tokens_per_request"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """404: the model isn't served here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class RouteNotFoundError(InvalidRequestError):
+    """404: no such path."""
+
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """405: the path exists, the method doesn't."""
+
+    status = 405
+    code = "method_not_supported"
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """413: the body is over the size limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """415: the body isn't JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class DeadlineExceededError(RequestError):
+    """408: the request's deadline passed before its vectors were ready. OpenAI clients retry it."""
+
+    status = 408
+    type = "timeout"
+    code = "deadline_exceeded"
+
+
+class UnavailableError(RequestError):
+    """503: no replica can answer now. OpenAI clients retry it."""
+
+    status = 503
+    type = "server_error"
+    code = "server_is_overloaded"
+
+
+class InternalError(RequestError):
+    """500: the body is constant; what happened is in the log under the request id."""
+
+    code = "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("The server had an error while processing your request. Quote the x-request-id header.")
+        self.args = ()

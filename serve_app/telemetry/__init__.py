@@ -1,0 +1,1 @@
+"""What is observed about a request. Knows no Ray."""

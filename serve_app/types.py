@@ -1,0 +1,147 @@
+"""The shared nouns: what a request, a chunk and a reply are.
+
+Everything here is plain data that any layer may hold. Arrays are numpy; nothing here imports Ray, torch or pydantic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+TokenIds = npt.NDArray[np.int32]
+Vectors = npt.NDArray[np.float32]
+
+ENVELOPE_VERSION = 1
+
+
+class Priority(IntEnum):
+    """Interactive inputs overtake bulk inputs, which age so that they don't starve."""
+
+    INTERACTIVE = 0
+    BULK = 1
+
+
+class Truncate(StrEnum):
+    """What to do with an input over the length limit: refuse it, or drop tokens from one of its ends."""
+
+    NONE = "none"
+    START = "start"
+    END = "end"
+
+
+class VectorFormat(StrEnum):
+    """How the OpenAI dialect writes a vector: JSON numbers, or base64 of little-endian float32."""
+
+    FLOAT = "float"
+    BASE64 = "base64"
+
+
+class Output(IntEnum):
+    """What an input wants back from the engine. Only pooled vectors exist so far."""
+
+    POOLED = 0
+
+
+class Stage(StrEnum):
+    """The stages of a request: metric labels, reply headers, log fields and report columns all use these words."""
+
+    TOKENIZE = "tokenize"
+    QUEUE = "queue"
+    INFERENCE = "inference"
+    RENDER = "render"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for. Beyond it the request is refused before any device work."""
+
+    max_input_tokens: int = 8192
+    max_inputs: int = 2048
+    max_request_tokens: int = 300_000
+    max_body_bytes: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What clients may know of the model behind the service."""
+
+    id: str
+    dimensions: int
+    max_input_tokens: int
+    revision: str | None = None
+    created: int = 0
+    demo: bool = False
+
+
+@dataclass(slots=True)
+class EmbedJob:
+    """One request, whatever dialect it came in.
+
+    Exactly one of `texts` and `token_ids` is set. `instruction` applies to texts only.
+    """
+
+    model: str
+    texts: list[str] | None = None
+    token_ids: list[TokenIds] | None = None
+    instruction: str | None = None
+    truncate: Truncate = Truncate.NONE
+    truncate_to: int | None = None
+    dimensions: int | None = None
+    vector_format: VectorFormat = VectorFormat.FLOAT
+    priority: Priority = Priority.INTERACTIVE
+
+    def __len__(self) -> int:
+        return len(self.texts if self.texts is not None else self.token_ids or ())
+
+
+@dataclass(slots=True)
+class EmbedResult:
+    """A job's vectors, in the order of its inputs: float32 `[inputs, dimensions]`, L2-normalised, with the true token count."""
+
+    vectors: Vectors
+    prompt_tokens: int
+    stage_seconds: dict[Stage, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Envelope:
+    """A chunk on its way from a gateway to a replica: flat arrays, one entry per input.
+
+    `token_ids` is the concatenation of all inputs, int32 `[sum(lengths)]`; `lengths` int32 `[n]`; `ids` uint64 `[n]`,
+    unique within the gateway; `time_left` float32 `[n]`, seconds until the input's deadline counted from sending (clocks of
+    two hosts differ, so no wall time travels), infinity for none; `priority` and `output` uint8 `[n]`.
+    `gateway_queued_tokens` is what this gateway still holds back. `adapter` is reserved.
+    """
+
+    gateway: str
+    ids: npt.NDArray[np.uint64]
+    token_ids: TokenIds
+    lengths: npt.NDArray[np.int32]
+    time_left: npt.NDArray[np.float32]
+    priority: npt.NDArray[np.uint8]
+    output: npt.NDArray[np.uint8]
+    gateway_queued_tokens: int = 0
+    adapter: str | None = None
+    version: int = ENVELOPE_VERSION
+
+
+@dataclass(slots=True)
+class ChunkReply:
+    """What a replica answers to an envelope.
+
+    `vectors` is float32 `[n, hidden]` in the envelope's order; a row whose index is in `errors` is zero and means nothing.
+    `queue_seconds` and `inference_seconds` are float32 `[n]`. `outstanding_tokens` (waiting or running at the moment of the
+    reply) and `tokens_per_second` (measured, 0 if unknown yet) let the gateway correct its view of this replica.
+    """
+
+    replica: str
+    vectors: Vectors
+    errors: dict[int, Exception]
+    queue_seconds: npt.NDArray[np.float32]
+    inference_seconds: npt.NDArray[np.float32]
+    outstanding_tokens: int = 0
+    tokens_per_second: float = 0.0
+    version: int = ENVELOPE_VERSION
