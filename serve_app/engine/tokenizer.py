@@ -1,0 +1,96 @@
+"""Text to token ids, with the end-of-text token that the model is pooled at.
+
+Imports neither torch nor transformers: tokenizing happens in the gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from serve_app.errors import CheckpointError
+from serve_app.types import TokenIds, Truncate
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """A checkpoint's `tokenizer.json`, used as it is.
+
+    Safe to call from many threads at once; encoding releases the GIL, so that a long text doesn't hold up an event loop.
+    Special tokens written out in a text become that special token, as they do in transformers.
+
+    Attributes: `end_of_text_id`, the id every encoded text ends with; `vocab_size`, one more than the largest id,
+    added tokens included (larger than the model's `vocab_size` in some published checkpoints).
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        """Wrap a loaded tokenizer. Raises `CheckpointError` if it doesn't end texts with `<|endoftext|>`."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        end_of_text_id = tokenizer.token_to_id(END_OF_TEXT)
+        if end_of_text_id is None:
+            raise CheckpointError(f"tokenizer.json: there is no token {END_OF_TEXT}")
+        for text in ("", "The capital of China is Beijing."):
+            ids = tokenizer.encode(text).ids
+            if not ids or ids[-1] != end_of_text_id:
+                raise CheckpointError(
+                    f"tokenizer.json: encoding {text!r} doesn't end with {END_OF_TEXT} ({end_of_text_id}), which the "
+                    "model is pooled at. The first uploads of these models lacked that step: fetch a newer revision."
+                )
+        self._tokenizer = tokenizer
+        self.end_of_text_id: int = end_of_text_id
+        self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @classmethod
+    def read(cls, path: Path) -> Tokenizer:
+        """Load `tokenizer.json` from the checkpoint folder `path`. Raises `CheckpointError` if it can't be used."""
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise CheckpointError(f"{path}: tokenizer.json is missing")
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(f"{file}: not readable as a tokenizer ({error})") from error
+        return cls(tokenizer)
+
+    def encode(self, text: str) -> TokenIds:
+        """Token ids of one text, int32 `[tokens]`, ending with `<|endoftext|>`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each text, int32 `[tokens]`, each ending with `<|endoftext|>`."""
+        # The single-text call of the library keeps the GIL, so every call takes this way.
+        return [
+            np.array(encoding.ids, dtype=np.int32)
+            for encoding in self._tokenizer.encode_batch_fast(list(texts))
+        ]
+
+    def decode(self, ids: TokenIds) -> str:
+        """The text of `ids`, special tokens included."""
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+
+    def append_end_of_text(self, ids: TokenIds) -> TokenIds:
+        """`ids` with `<|endoftext|>` at the end, added only if it isn't there."""
+        if len(ids) and ids[-1] == self.end_of_text_id:
+            return ids
+        return np.append(ids, np.int32(self.end_of_text_id)).astype(np.int32)
+
+    def cut(self, ids: TokenIds, limit: int, side: Truncate) -> TokenIds:
+        """At most `limit` of `ids`, dropped from the start or the end, always ending with `<|endoftext|>`.
+
+        Raises `ValueError` for a limit below 1, and when ids are over the limit but `side` is `Truncate.NONE`.
+        """
+        if limit < 1:
+            raise ValueError(f"limit is {limit}, at least 1 is needed for {END_OF_TEXT}")
+        ids = self.append_end_of_text(ids)
+        if len(ids) <= limit:
+            return ids
+        if side is Truncate.NONE:
+            raise ValueError(f"{len(ids)} tokens are over the limit of {limit} and nothing may be dropped")
+        if side is Truncate.START:
+            return ids[len(ids) - limit :]
+        return np.append(ids[: limit - 1], ids[-1:])
