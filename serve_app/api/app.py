@@ -1,0 +1,112 @@
+"""The ASGI app: one exchange from scope to reply.
+
+It is plain ASGI: with a short text in and base64 out, a framework's router, request and response objects
+would cost more than parsing and rendering do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from serve_app.api.body import ClientDisconnectedError
+from serve_app.api.errors import error_reply, unexpected
+from serve_app.api.http import Receive, Reply, Request, Scope, Send, send_reply
+from serve_app.api.routes import api_routes
+from serve_app.api.routing import Route, Router
+from serve_app.api.service import Service
+from serve_app.errors import MethodNotAllowedError, RequestError
+from serve_app.types import Stage
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one request, for metrics and logs.
+
+    `path` is the route's, "" where there is none: it is fit for a metric label. `status` is 499 where the
+    client left before its answer.
+    """
+
+    method: str
+    path: str
+    status: int
+    seconds: float
+    request_id: str
+    code: str | None = None
+    stage_seconds: dict[Stage, float] = field(default_factory=dict)
+
+
+class App:
+    """The ASGI application. Holds no state of its own between requests."""
+
+    def __init__(self, routes: Sequence[Route], observe: Callable[[Outcome], None] | None = None) -> None:
+        self.router = Router(routes)
+        self.observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self.exchange(Request(scope, receive), send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def exchange(self, request: Request, send: Send) -> None:
+        """Answer one request, whatever happens; only cancellation gets out."""
+        path = ""
+        try:
+            if request.method == "OPTIONS":
+                reply = self._options(request)
+            else:
+                route = self.router.find(request.method, request.path)
+                path = route.path
+                reply = await route.handler(request)
+        except ClientDisconnectedError:
+            reply = Reply(499, b"")
+        except MethodNotAllowedError as error:
+            reply = error_reply(error)
+            reply.headers.append(self._allow(request))
+        except RequestError as error:
+            reply = error_reply(error)
+        except Exception as error:
+            reply = error_reply(unexpected(error, request.id))
+        if reply.status != 499:
+            await send_reply(send, request, reply)
+        if self.observe is not None:
+            seconds = time.perf_counter() - request.started
+            self.observe(
+                Outcome(
+                    request.method, path, reply.status, seconds, request.id, reply.code, reply.stage_seconds
+                )
+            )
+
+    def _options(self, request: Request) -> Reply:
+        allow = self._allow(request)
+        if not allow[1]:
+            self.router.find(request.method, request.path)
+        return Reply(204, b"", headers=[allow])
+
+    def _allow(self, request: Request) -> tuple[bytes, bytes]:
+        return b"allow", ", ".join(self.router.allowed(request.path)).encode()
+
+
+def build_app(
+    service: Service,
+    extra_routes: Sequence[Route] = (),
+    observe: Callable[[Outcome], None] | None = None,
+) -> App:
+    """The HTTP surface of `service` as an ASGI app.
+
+    `extra_routes` (say, `/metrics`) are served and documented beside the API's own. `observe` is called after
+    every response, on the event loop: it must be quick and must not raise.
+    """
+    return App(api_routes(service, extra_routes), observe)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,72 @@
+"""Every failure as one body: `{"error": {"message", "type", "param", "code"}}`, all four keys, always."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+import orjson
+from msgspec import Struct
+
+from serve_app.api.http import Headers, Reply
+from serve_app.errors import EmbedserveError, InternalError, RequestError
+
+log = logging.getLogger(__name__)
+
+# OpenAI's clients obey x-should-retry before anything else. These are the states that pass by themselves.
+_PASSING = frozenset({408, 429, 503})
+
+
+class Error(Struct):
+    """The OpenAI error object (openai-openapi `Error`)."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Struct):
+    """Body of every response that isn't a success."""
+
+    error: Error
+
+
+def error_fields(error: RequestError) -> dict[str, str | None]:
+    """The four keys of the OpenAI error object (openai-openapi `Error`); `code` is a string or null."""
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+
+
+def error_reply(error: RequestError) -> Reply:
+    """The response for `error`. 408, 429 and 503 ask for a retry after a second.
+
+    A 500 asks for none: the dispatcher has already tried elsewhere whatever a retry could cure, so what is
+    left is a defect that would fail again, at up to three times the cost.
+    """
+    body = orjson.dumps({"error": error_fields(error)})
+    return Reply(error.status, body, headers=retry_headers(error.status), code=error.code)
+
+
+def retry_headers(status: int) -> Headers:
+    """What tells a client whether to send the same request again."""
+    if status in _PASSING:
+        return [(b"retry-after", b"1"), (b"x-should-retry", b"true")]
+    if status >= 500:
+        return [(b"x-should-retry", b"false")]
+    return []
+
+
+def unexpected(error: Exception, request_id: str) -> InternalError:
+    """Log a defect under its request id; the client gets the constant `InternalError`.
+
+    The log names types and places of the whole chain. Messages are kept for our own errors only: those of
+    others (a tokenizer's, a codec's) may quote the input.
+    """
+    lines: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(lines) < 8:
+        said = f": {link}" if isinstance(link, EmbedserveError) else ""
+        lines.append(f"{type(link).__name__}{said}\n" + "".join(traceback.format_tb(link.__traceback__)))
+        link = link.__cause__ or link.__context__
+    log.error("request %s failed: %s", request_id, "caused by ".join(lines))
+    return InternalError()

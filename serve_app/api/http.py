@@ -1,0 +1,100 @@
+"""One HTTP exchange: what a handler gets, what it gives back."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import orjson
+
+from serve_app.types import Stage
+
+Scope: TypeAlias = dict[str, Any]
+Message: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+
+# A caller's id goes into logs and headers of other systems: visible ASCII only, and short.
+_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class Request:
+    """A request as far as it is known before its body is read. `path` is percent-decoded and free of the root
+    path."""
+
+    __slots__ = (
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "id",
+        "method",
+        "path",
+        "receive",
+        "started",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.started = time.perf_counter()
+        self.receive = receive
+        self.method: str = scope["method"]
+        self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.content_type = self.content_length = self.content_encoding = b""
+        wanted = b""
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                self.content_type = value
+            elif name == b"content-length":
+                self.content_length = value
+            elif name == b"content-encoding":
+                self.content_encoding = value
+            elif name == b"x-request-id":
+                wanted = value
+        self.id = wanted.decode() if _SANE_ID.fullmatch(wanted) else "req_" + os.urandom(16).hex()
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole response. `stage_seconds` becomes one `x-{stage}-ms` header per stage."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: Headers = field(default_factory=list)
+    stage_seconds: dict[Stage, float] = field(default_factory=dict)
+    code: str | None = None
+
+
+def json_reply(value: object, status: int = 200) -> Reply:
+    """`value` as a JSON response."""
+    return Reply(status, orjson.dumps(value))
+
+
+_STAGE_HEADER = {stage: f"x-{stage.value}-ms".encode() for stage in Stage}
+
+
+async def send_reply(send: Send, request: Request, reply: Reply) -> None:
+    """Write `reply`, with the headers that every response carries; a HEAD request gets them without the body.
+
+    The names are OpenAI's, but for `x-{stage}-ms`, whose middle is the word that metrics and logs use for the
+    stage.
+    """
+    elapsed_ms = (time.perf_counter() - request.started) * 1e3
+    headers: Headers = [
+        (b"content-type", reply.content_type),
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"x-request-id", request.id.encode()),
+        (b"openai-version", b"2020-10-01"),
+        (b"openai-processing-ms", b"%d" % elapsed_ms),
+    ]
+    for stage, seconds in reply.stage_seconds.items():
+        headers.append((_STAGE_HEADER[stage], b"%.3f" % (seconds * 1e3)))
+    headers += reply.headers
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})

@@ -1,0 +1,120 @@
+"""The four shapes of `input`: a text, texts, token ids, lists of token ids."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from serve_app.errors import InvalidRequestError, TooManyTokensError
+from serve_app.types import Limits, TokenIds
+
+Text = Annotated[str, Meta(min_length=1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Texts = Annotated[list[Text], Meta(min_length=1)]
+Ids = Annotated[list[TokenId], Meta(min_length=1)]
+IdLists = Annotated[list[Ids], Meta(min_length=1)]
+SHAPES: tuple[Any, ...] = (Text, Texts, Ids, IdLists)
+
+_text, _texts, _ids, _id_lists = (msgspec.json.Decoder(shape) for shape in SHAPES)
+
+# One decoder per shape lets msgspec check every item while it decodes; the first characters tell which.
+_START = re.compile(rb"\s*(\[?)\s*(.?)", re.DOTALL)
+_DIGITS = b"-0123456789"
+
+# Below this no body can hold enough items to make counting them first worth it.
+_SMALL = 64 * 1024
+
+_PLACE = re.compile(r" - at `\$(.*)`$")
+_MISMATCH = re.compile(r"Expected `(\w+)`, got `(\w+)`")
+_KINDS = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number with a fraction",
+    "bool": "a boolean",
+    "array": "a list",
+    "object": "an object",
+}
+_SHAPES_SAY = (
+    "Send a string, a list of strings, a list of token ids or a list of lists of token ids, unmixed."
+)
+
+
+def read_input(raw: bytes, limits: Limits) -> tuple[list[str] | None, list[TokenIds] | None]:
+    """Texts, or token ids as int32 `[length]` arrays, from the JSON value `raw`; the other one is None.
+
+    Raises `InvalidRequestError` with the place of the first bad item, and `TooManyTokensError`. Neither
+    quotes a text.
+    """
+    start = _START.match(raw)
+    assert start is not None
+    in_list, first = start.groups()
+    if len(raw) > _SMALL:
+        _check_counts(raw, first, limits)
+    try:
+        if not in_list:
+            return [_text.decode(raw)], None
+        if first == b'"':
+            return _counted(_texts.decode(raw), limits), None
+        if first == b"[":
+            lists = _counted(_id_lists.decode(raw), limits)
+            return None, [np.array(ids, dtype=np.int32) for ids in lists]
+        if first in _DIGITS:
+            return None, [np.array(_ids.decode(raw), dtype=np.int32)]
+        return _texts.decode(raw), None
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), first) from None
+
+
+def too_many_inputs(limits: Limits) -> InvalidRequestError:
+    """The error for a list that is longer than `limits.max_inputs`."""
+    message = f"'input' has more than {limits.max_inputs} items. Split them over several requests."
+    return InvalidRequestError(message, "input")
+
+
+def _counted(items: list[Any], limits: Limits) -> list[Any]:
+    if len(items) > limits.max_inputs:
+        raise too_many_inputs(limits)
+    return items
+
+
+def _check_counts(raw: bytes, first: bytes, limits: Limits) -> None:
+    """Refuse what is far over a limit before it is decoded: a body of tiny items decodes to twenty times its
+    size."""
+    if first == b'"':
+        # A quote that no backslash precedes opens or closes a string: the true count is at least half of this
+        # one.
+        if raw.count(b'"') - raw.count(b'\\"') > 2 * limits.max_inputs:
+            raise too_many_inputs(limits)
+    elif first and first in b"[" + _DIGITS:
+        if raw.count(b"[") - 1 > limits.max_inputs:
+            raise too_many_inputs(limits)
+        tokens = raw.count(b",") + 1
+        if tokens > limits.max_request_tokens:
+            raise TooManyTokensError(
+                f"Requested {tokens} tokens, max {limits.max_request_tokens} tokens per request", "input"
+            )
+
+
+def _invalid(said: str, first: bytes) -> InvalidRequestError:
+    found = _PLACE.search(said)
+    place = found[1] if found else ""
+    mismatch = _MISMATCH.match(said)
+    if said.startswith("Expected `str` of length"):
+        why = "the string is empty. Leave it out or send at least one character."
+    elif said.startswith("Expected `array` of length"):
+        why = "the list is empty. Send at least one item."
+    elif mismatch is not None and (place or first not in _DIGITS):
+        got = _KINDS.get(mismatch[2], mismatch[2])
+        expected = (
+            f"expected {_KINDS.get(mismatch[1], mismatch[1])}, " if place and first in b'["' + _DIGITS else ""
+        )
+        why = f"{expected}got {got}. {_SHAPES_SAY}"
+    elif mismatch is not None:
+        why = f"got {_KINDS.get(mismatch[2], mismatch[2])}. {_SHAPES_SAY}"
+    else:
+        why = f"a token id is an integer from 0 to {2**31 - 1}."
+    return InvalidRequestError(f"'$.input{place}' is invalid: {why}", "input")

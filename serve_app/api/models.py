@@ -1,0 +1,95 @@
+"""Which model a name means, and what clients may know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from serve_app.api.http import Reply, Request, json_reply
+from serve_app.errors import ModelNotFoundError
+from serve_app.types import ServedModel
+
+
+class Model(Struct):
+    """OpenAI's model object, and what this server adds to it: from `dimensions` on.
+
+    `demo` marks the small checkpoint that is made for tests and first runs: its vectors mean nothing.
+    """
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    dimensions: int
+    max_input_tokens: int
+    revision: str | None
+    demo: bool
+
+
+class ModelList(Struct):
+    """Reply of `GET /v1/models`."""
+
+    object: str
+    data: list[Model]
+
+
+class Models:
+    """The served models by name.
+
+    A model is found by its id or by the id's last part, in any case. One that was loaded from a local folder
+    has no organisation of its own, so any is accepted: `/data/Qwen3-Embedding-0.6B` answers to
+    `Qwen/Qwen3-Embedding-0.6B`.
+    """
+
+    def __init__(self, served: Sequence[ServedModel]) -> None:
+        self.served = list(served)
+        self._names: dict[str, ServedModel] = {}
+        self._folders: dict[str, ServedModel] = {}
+        for model in self.served:
+            name = _basename(model.id)
+            self._names[model.id] = self._names[model.id.lower()] = model
+            self._names.setdefault(name, model)
+            if not _organisation(model.id):
+                self._folders.setdefault(name, model)
+
+    def find(self, name: str) -> ServedModel:
+        """The model that `name` means. Raises `ModelNotFoundError`, which names those that are served."""
+        found = self._names.get(name) or self._names.get(name.lower())
+        if found is None and name.count("/") == 1:
+            found = self._folders.get(_basename(name))
+        if found is None:
+            ids = ", ".join(f"'{model.id}'" for model in self.served)
+            raise ModelNotFoundError(f"The model '{name[:100]}' is not served here. Served: {ids}.", "model")
+        return found
+
+    async def list_models(self, request: Request) -> Reply:
+        """`GET /v1/models`."""
+        return json_reply({"object": "list", "data": [describe(model) for model in self.served]})
+
+    async def get_model(self, request: Request) -> Reply:
+        """`GET /v1/models/{model}`, under any of the model's names."""
+        return json_reply(describe(self.find(request.path.removeprefix("/v1/models/"))))
+
+
+def describe(model: ServedModel) -> dict[str, object]:
+    """`model` as the fields of `Model`."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": _organisation(model.id) or "local",
+        "dimensions": model.dimensions,
+        "max_input_tokens": model.max_input_tokens,
+        "revision": model.revision,
+        "demo": model.demo,
+    }
+
+
+def _basename(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].lower()
+
+
+def _organisation(name: str) -> str:
+    organisation, _, rest = name.partition("/")
+    return organisation if rest and "/" not in rest and organisation not in ("", ".", "..", "~") else ""

@@ -1,0 +1,170 @@
+"""The OpenAI dialect of `POST /v1/embeddings`: bytes to `EmbedJob`.
+
+The contract is openai-openapi's `CreateEmbeddingRequest`, whose unknown fields are refused too.
+`instruction`, `truncate`, `truncate_prompt_tokens` and `priority` are extensions; an optional field that is
+null counts as left out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from serve_app.api.inputs import SHAPES, read_input
+from serve_app.api.models import Models
+from serve_app.errors import InvalidRequestError
+from serve_app.types import EmbedJob, Limits, Priority, ServedModel, Truncate, VectorFormat
+
+# Qwen3-Embedding was trained to keep its meaning down to 32 dimensions (model card, "MRL Support").
+MIN_DIMENSIONS = 32
+
+
+class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/embeddings`."""
+
+    input: Annotated[
+        msgspec.Raw,
+        Meta(
+            description="A text, texts, token ids or lists of token ids. Token ids are taken as they are.",
+            extra_json_schema={"anyOf": [msgspec.json.schema(shape) for shape in SHAPES]},
+        ),
+    ]
+    model: Annotated[str, Meta(description="The served model: its id or the last part of it, in any case.")]
+    dimensions: Annotated[
+        int | None, Meta(description="Length of each vector. Shorter ones are cut and normalised again.")
+    ] = None
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None,
+        Meta(description="JSON numbers (default), or base64 of little-endian float32."),
+    ] = None
+    user: Annotated[str | None, Meta(description="Accepted for compatibility; not used.")] = None
+    instruction: Annotated[
+        str | None,
+        Meta(description="The task in a sentence, for queries: `Instruct: …\\nQuery:` precedes every text."),
+    ] = None
+    truncate: Annotated[
+        Literal["none", "start", "end"] | None,
+        Meta(description="An input over the limit: refuse it (default), or drop its start or its end."),
+    ] = None
+    truncate_prompt_tokens: Annotated[
+        Annotated[int, Meta(ge=-1, extra_json_schema={"not": {"const": 0}})] | None,
+        Meta(
+            description="Keep at most so many tokens of each input, -1 for the model's maximum. Drops the "
+            "end, as vLLM does with this model's tokenizer, unless `truncate` is `start`."
+        ),
+    ] = None
+    priority: Annotated[
+        Literal["interactive", "bulk"] | None, Meta(description="Interactive (default) overtakes bulk.")
+    ] = None
+
+
+_decoder = msgspec.json.Decoder(EmbeddingsRequest)
+
+_RULES = {
+    "model": "must be a string",
+    "dimensions": "must be an integer",
+    "encoding_format": "must be 'float' or 'base64'",
+    "user": "must be a string",
+    "instruction": "must be a string",
+    "truncate": "must be 'none', 'start' or 'end'",
+    "truncate_prompt_tokens": "must be a positive integer, or -1 for the model's maximum",
+    "priority": "must be 'interactive' or 'bulk'",
+}
+
+_INSTEAD = {
+    "input_type": "Describe the task in 'instruction' instead.",
+    "normalize": "Vectors are always normalised.",
+    "prompt": "Send the text in 'input', and the task in 'instruction'.",
+    "prompt_name": "Describe the task in 'instruction' instead.",
+    "task": "Describe the task in 'instruction' instead.",
+    "truncation_side": "Use 'truncate': 'start' or 'end' instead.",
+}
+
+_FIELD = re.compile(r" - at `\$\.(\w+)`$")
+_NAMED = re.compile(r"^Object (contains unknown|missing required) field `(.*)`$", re.DOTALL)
+
+
+def parse(body: bytes, models: Models, limits: Limits) -> EmbedJob:
+    """The job that `body` asks for; `job.model` is the served id.
+
+    Raises `InvalidRequestError` with the field in `param`, `TooManyTokensError` and `ModelNotFoundError`.
+    """
+    try:
+        request = _decoder.decode(body)
+        model = models.find(request.model)
+        texts, token_ids = read_input(bytes(request.input), limits)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(body, error) from None
+    if request.instruction and token_ids is not None:
+        raise InvalidRequestError(
+            "'instruction' needs text input: token ids are taken as they are.", "instruction"
+        )
+    truncate, truncate_to = _truncation(request, model)
+    return EmbedJob(
+        model=model.id,
+        texts=texts,
+        token_ids=token_ids,
+        instruction=request.instruction or None,
+        truncate=truncate,
+        truncate_to=truncate_to,
+        dimensions=_dimensions(request.dimensions, model),
+        vector_format=VectorFormat(request.encoding_format or "float"),
+        priority=Priority.BULK if request.priority == "bulk" else Priority.INTERACTIVE,
+    )
+
+
+def dimension_range(model: ServedModel) -> tuple[int, int]:
+    """The shortest and the longest vector that `model` gives."""
+    return min(MIN_DIMENSIONS, model.dimensions), model.dimensions
+
+
+def _dimensions(wanted: int | None, model: ServedModel) -> int | None:
+    low, high = dimension_range(model)
+    if wanted is not None and not low <= wanted <= high:
+        message = f"'dimensions' must be from {low} to {high} for the model '{model.id}'."
+        raise InvalidRequestError(message, "dimensions")
+    return wanted
+
+
+def _truncation(request: EmbeddingsRequest, model: ServedModel) -> tuple[Truncate, int | None]:
+    keep, field = request.truncate_prompt_tokens, "truncate_prompt_tokens"
+    if keep is None:
+        return Truncate(request.truncate or "none"), None
+    if request.truncate == "none":
+        raise InvalidRequestError(f"'{field}' contradicts 'truncate': 'none'. Remove one of them.", field)
+    if keep == 0 or keep > model.max_input_tokens:
+        raise InvalidRequestError(f"'{field}' must be from 1 to {model.max_input_tokens}, or -1.", field)
+    return Truncate(request.truncate or "end"), None if keep == -1 else keep
+
+
+def _invalid(said: str) -> InvalidRequestError:
+    named = _NAMED.match(said)
+    if named is not None and named[1] == "missing required":
+        return InvalidRequestError(f"You must provide '{named[2]}'.", named[2])
+    if named is not None:
+        name = named[2][:64]
+        instead = _INSTEAD.get(name, "Remove it.")
+        return InvalidRequestError(f"The field '{name}' is not supported. {instead}", name)
+    field = _FIELD.search(said)
+    if field is None:
+        return InvalidRequestError("The JSON body must be an object with 'input' and 'model'.")
+    return InvalidRequestError(f"'{field[1]}' {_RULES[field[1]]}.", field[1])
+
+
+def _unreadable(body: bytes, error: Exception) -> InvalidRequestError:
+    if isinstance(error, RecursionError):
+        why = "it is nested too deeply"
+    elif isinstance(error, UnicodeDecodeError):
+        why = "it is not valid UTF-8"
+    elif not body.strip():
+        why = "it is empty"
+    elif body.startswith(b"\xef\xbb\xbf"):
+        why = "it starts with a byte order mark"
+    else:
+        why = "it is not valid JSON"
+    return InvalidRequestError(f"We could not parse the JSON body of your request: {why}.")

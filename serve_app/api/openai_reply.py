@@ -1,0 +1,58 @@
+"""The OpenAI dialect of `POST /v1/embeddings`: `EmbedResult` to bytes."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from typing import Literal
+
+import numpy as np
+import orjson
+from msgspec import Struct
+
+from serve_app.types import EmbedResult, VectorFormat
+
+
+class Usage(Struct):
+    """Tokens as the model saw them: the instruction and the closing token of every input included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(Struct):
+    """One vector: numbers, or base64 of little-endian float32, as `encoding_format` asked."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsReply(Struct):
+    """Reply of `POST /v1/embeddings` (openai-openapi `CreateEmbeddingResponse`). `model` is the served id."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+def render(result: EmbedResult, model: str, vector_format: VectorFormat) -> bytes:
+    """The JSON body for `result.vectors`, float32 `[inputs, dimensions]`.
+
+    Written row by row and not in one call: that lets the event loop in between the rows when a large reply is
+    rendered in a thread, and costs no more.
+    """
+    vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
+    if vector_format is VectorFormat.BASE64:
+        rows = [b'"' + b2a_base64(row, newline=False) + b'"' for row in vectors]
+    else:
+        rows = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in vectors]
+    data = b",".join(
+        [b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row) for index, row in enumerate(rows)]
+    )
+    return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
+        data,
+        orjson.dumps(model),
+        result.prompt_tokens,
+        result.prompt_tokens,
+    )

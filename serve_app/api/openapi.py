@@ -1,0 +1,94 @@
+"""The OpenAPI 3.1 document, generated from the routes and structs that are served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from serve_app.api.errors import ErrorReply
+from serve_app.api.openai import EmbeddingsRequest, dimension_range
+from serve_app.api.routing import Route
+from serve_app.types import Limits, ServedModel
+
+_REF = "#/components/schemas/{name}"
+
+
+def document(
+    routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str
+) -> dict[str, Any]:
+    """The OpenAPI document for `routes`, with this server's limits in the request schema."""
+    structs = {ErrorReply, *(route.request for route in routes if route.request is not None)}
+    structs |= {body for route in routes for body in route.responses.values() if _is_struct(body)}
+    _, schemas = msgspec.json.schema_components(
+        sorted(structs, key=lambda struct: struct.__name__), ref_template=_REF
+    )
+    if EmbeddingsRequest in structs:
+        _bound(schemas["EmbeddingsRequest"]["properties"], models, limits)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "embedserve", "version": version, "description": _describe(models)},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _describe(models: Sequence[ServedModel]) -> str:
+    served = ", ".join(f"{model.id} ({model.dimensions} dimensions)" for model in models)
+    return f"Text embeddings behind the OpenAI API. Serving {served}."
+
+
+def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Limits) -> None:
+    for shape in properties["input"]["anyOf"]:
+        if shape["type"] == "array" and shape["items"]["type"] != "integer":
+            shape["maxItems"] = limits.max_inputs
+    if not models:
+        return
+    ranges = [dimension_range(model) for model in models]
+    dimensions = _integer(properties["dimensions"])
+    dimensions["minimum"], dimensions["maximum"] = (
+        min(low for low, _ in ranges),
+        max(high for _, high in ranges),
+    )
+    _integer(properties["truncate_prompt_tokens"])["maximum"] = max(
+        model.max_input_tokens for model in models
+    )
+
+
+def _integer(schema: dict[str, Any]) -> dict[str, Any]:
+    branches: list[dict[str, Any]] = schema["anyOf"]
+    return next(branch for branch in branches if branch.get("type") == "integer")
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": route.summary, "responses": {}}
+    for status, body in route.responses.items():
+        operation["responses"][str(status)] = _response("Success" if status < 400 else "Failure", body)
+    operation["responses"]["default"] = _response("Error", ErrorReply)
+    names = re.findall(r"{(\w+)}", route.path)
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if route.request is not None:
+        operation["requestBody"] = {"required": True, "content": _content(route.request)}
+    return operation
+
+
+def _response(description: str, body: Any) -> dict[str, Any]:
+    return {"description": description, "content": _content(body)}
+
+
+def _content(body: Any) -> dict[str, Any]:
+    if _is_struct(body):
+        return {"application/json": {"schema": {"$ref": _REF.format(name=body.__name__)}}}
+    return {body: {}}
+
+
+def _is_struct(body: Any) -> bool:
+    return isinstance(body, type)

@@ -1,0 +1,39 @@
+"""The operations of this API, in the order in which the documents list them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serve_app.api.docs import Documents
+from serve_app.api.embeddings import Embeddings
+from serve_app.api.models import Model, ModelList, Models
+from serve_app.api.openai import EmbeddingsRequest
+from serve_app.api.openai_reply import EmbeddingsReply
+from serve_app.api.ops import Failing, Ops, Status, Version
+from serve_app.api.routing import Route
+from serve_app.api.service import Service
+
+
+def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
+    """The routes for `service`, with `extra` ones documented beside them."""
+    models, ops, documents = Models(service.models), Ops(service), Documents()
+    routes = [
+        Route(
+            "POST",
+            "/v1/embeddings",
+            Embeddings(service, models),
+            "Embed texts or token ids",
+            {200: EmbeddingsReply},
+            EmbeddingsRequest,
+        ),
+        Route("GET", "/v1/models", models.list_models, "List the served models", {200: ModelList}),
+        Route("GET", "/v1/models/{model}", models.get_model, "Describe a model", {200: Model}),
+        Route("GET", "/health", ops.health, "Is this process alive?", {200: Status, 503: Failing}),
+        Route("GET", "/ready", ops.ready, "Would a request be served now?", {200: Status, 503: Failing}),
+        Route("GET", "/version", ops.version, "Name the version in use", {200: Version}),
+        *extra,
+        Route("GET", "/openapi.json", documents.openapi, "This document", {200: "application/json"}),
+        Route("GET", "/docs", documents.docs, "This document as a page", {200: "text/html"}),
+    ]
+    documents.write(routes, service.models, service.limits, service.version)
+    return routes
