@@ -21,6 +21,8 @@ from serve_app.types import EmbedJob, Limits, Priority, ServedModel, Truncate, V
 # Qwen3-Embedding was trained to keep its meaning down to 32 dimensions (model card, "MRL Support").
 MIN_DIMENSIONS = 32
 
+_SHAPES = [msgspec.json.schema(shape) for shape in SHAPES]
+
 
 class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
     """Body of `POST /v1/embeddings`."""
@@ -29,7 +31,7 @@ class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
         msgspec.Raw,
         Meta(
             description="A text, texts, token ids or lists of token ids. Token ids are taken as they are.",
-            extra_json_schema={"anyOf": [msgspec.json.schema(shape) for shape in SHAPES]},
+            extra_json_schema={"anyOf": _SHAPES},
         ),
     ]
     model: Annotated[str, Meta(description="The served model: its id or the last part of it, in any case.")]
