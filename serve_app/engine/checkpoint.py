@@ -1,4 +1,5 @@
-"""Where a model's files are, and whether they are a Qwen3 embedding checkpoint that this engine computes exactly.
+"""Where a model's files are, and whether they are a Qwen3 embedding checkpoint that this engine computes
+exactly.
 
 Imports neither torch nor transformers: the gateway reads checkpoints too, for the tokenizer and the limits.
 """
@@ -32,10 +33,11 @@ _MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
 def resolve(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The folder with the files of `model`: an existing local folder, `embedserve/demo`, or a Hugging Face id.
+    """The folder with the files of `model`: an existing local folder, `embedserve/demo`, or a Hugging Face
+    id.
 
-    A Hugging Face id is fetched into the usual Hugging Face cache; `weights=False` fetches only configuration and
-    tokenizer. Raises `CheckpointError` when there is no such folder and the id can't be fetched.
+    A Hugging Face id is fetched into the usual Hugging Face cache; `weights=False` fetches only configuration
+    and tokenizer. Raises `CheckpointError` when there is no such folder and the id can't be fetched.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -49,9 +51,9 @@ def resolve(model: str, revision: str | None = None, *, weights: bool = True) ->
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except Exception as error:
         raise CheckpointError(
-            f"{model}{f' at revision {revision}' if revision else ''}: neither a local folder nor fetched from "
-            f"Hugging Face ({type(error).__name__}: {_first_line(error)}). Check the spelling and the network; set "
-            f"HF_TOKEN if the repository is private; without a network, pass the path of a local folder."
+            f"{model}{f' at revision {revision}' if revision else ''}: neither a local folder nor fetched "
+            f"from Hugging Face ({type(error).__name__}: {_first_line(error)}). Check the spelling and the "
+            "network; set HF_TOKEN if the repository is private; without a network, pass a local folder."
         ) from error
 
 
@@ -59,9 +61,9 @@ def resolve(model: str, revision: str | None = None, *, weights: bool = True) ->
 class Checkpoint:
     """A checkpoint folder that was read and found servable.
 
-    `name` is the Hugging Face id for a folder of the Hugging Face cache, else the folder's own name; `revision` the
-    commit if the folder says so. `prompts` maps a prompt's name to the text put before an input. `demo` is true for
-    the checkpoint this package makes itself, whose vectors mean little.
+    `name` is the Hugging Face id for a folder of the Hugging Face cache, else the folder's own name;
+    `revision` the commit if the folder says so. `prompts` maps a prompt's name to the text put before an
+    input. `demo` is true for the checkpoint this package makes itself, whose vectors mean little.
     """
 
     path: Path

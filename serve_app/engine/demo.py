@@ -1,4 +1,5 @@
-"""The demo checkpoint: a small random model in the file layout of the published ones, for tests and a first run.
+"""The demo checkpoint: a small random model in the file layout of the published ones, for tests and a first
+run.
 
 Needs neither torch nor transformers. `python -m serve_app.engine.demo OUT_DIR` writes one.
 """
@@ -27,8 +28,9 @@ _TASK = "Given a web search query, retrieve relevant passages that answer the qu
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _README = """# embedserve demo checkpoint
 
-Random weights in the architecture and file layout of the Qwen3-Embedding models, made by `serve_app.engine.demo`.
-It shows that a service runs; its vectors know no language. Serve a published model for real use.
+Random weights in the architecture and file layout of the Qwen3-Embedding models, made by
+`serve_app.engine.demo`. It shows that a service runs; its vectors know no language.
+Serve a published model for real use.
 """
 
 
@@ -43,21 +45,21 @@ def make_checkpoint(
 ) -> Path:
     """Write a seeded checkpoint into `folder` and return it; the same arguments give the same bytes.
 
-    `shards` above 1 splits the weights and adds an index. `prefix` goes before each tensor's name (`"model."` is how
-    causal-language-model uploads name them; an untied `lm_head.weight` is then added). `end_of_text=False` makes the
-    tokenizer defect of the first published uploads. Raises `CheckpointError` for a `vocab_size` the demo text can't fill.
+    `shards` above 1 splits the weights and adds an index. `prefix` goes before each tensor's name (`"model."`
+    is how causal-language-model uploads name them; an untied `lm_head.weight` is then added).
+    `end_of_text=False` makes the tokenizer defect of the first published uploads. Raises `CheckpointError`
+    for a `vocab_size` the demo text can't fill.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = demo_tokenizer(config.vocab_size, end_of_text=end_of_text)
     tokenizer.save(str(folder / "tokenizer.json"))
-    end_of_text_id = tokenizer.token_to_id("<|endoftext|>")
+    end_of_text_id = int(tokenizer.token_to_id("<|endoftext|>") or 0)
     _write_json(folder / "tokenizer_config.json", tokenizer_settings(tokenizer))
     _write_json(folder / "config.json", _model_fields(config, end_of_text_id))
     types = [f"sentence_transformers.models.{name}" for name in _MODULES]
     paths = ["", "1_Pooling", "2_Normalize"]
     modules = [
-        {"idx": i, "name": str(i), "path": p, "type": t}
-        for i, (p, t) in enumerate(zip(paths, types, strict=True))
+        {"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(zip(paths, types, strict=True))
     ]
     _write_json(folder / "modules.json", modules)
     (folder / "1_Pooling").mkdir(exist_ok=True)
@@ -75,8 +77,8 @@ def make_checkpoint(
 def demo_checkpoint(cache_dir: Path | None = None) -> Path:
     """The folder of the default demo checkpoint, made on first use.
 
-    `cache_dir` is where it is kept, default `~/.cache/embedserve`. Many processes may ask at once: each makes it aside
-    and the first to finish puts it in place. The folder's name changes with its contents.
+    `cache_dir` is where it is kept, default `~/.cache/embedserve`. Many processes may ask at once: each makes
+    it aside and the first to finish puts it in place. The folder's name changes with its contents.
     """
     described = json.dumps([_LAYOUT, asdict(DEMO_CONFIG), DEMO_TEXT], sort_keys=True)
     parent = cache_dir if cache_dir is not None else Path.home() / ".cache" / "embedserve"
@@ -139,9 +141,7 @@ def _write_json(file: Path, value: object) -> None:
 
 def main() -> None:
     """Write a demo checkpoint from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m serve_app.engine.demo", description="Write a demo checkpoint."
-    )
+    parser = argparse.ArgumentParser(prog="python -m serve_app.engine.demo", description="Write a demo checkpoint.")
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--layers", type=int, default=DEMO_CONFIG.num_hidden_layers)
     parser.add_argument("--hidden", type=int, default=DEMO_CONFIG.hidden_size)
@@ -149,9 +149,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=DEMO_CONFIG.dtype)
     options = parser.parse_args()
-    config = replace(
-        DEMO_CONFIG, num_hidden_layers=options.layers, hidden_size=options.hidden, dtype=options.dtype
-    )
+    config = replace(DEMO_CONFIG, num_hidden_layers=options.layers, hidden_size=options.hidden, dtype=options.dtype)
     make_checkpoint(options.out_dir, config, seed=options.seed, shards=options.shards)
 
 

@@ -1,11 +1,12 @@
-"""The text the demo tokenizer is trained on, written for it: everyday sentences in eleven languages and some code."""
+"""The text the demo tokenizer is trained on, written for it: everyday sentences in eleven languages and some
+code."""
 
 DEMO_TEXT = (
     "The capital of China is Beijing. Where is the capital of France? Paris lies on the river Seine.",
     "Gravity is a force that attracts two bodies towards each other; the moon keeps the tides moving.",
     "How do I reset my password? Open the settings page, choose account, then security, and follow the link.",
     "Your order has been shipped and should arrive within three working days. You can return it for free.",
-    "The service answers a request with one vector for every text, in the order in which the texts were sent.",
+    "The service answers a request with one vector for every text, in the order they were sent.",
     "A search engine compares the question with every document and shows the nearest ones first.",
     "Please describe the problem in a few words: what did you expect, and what happened instead?",
     "The invoice for the last month is attached; the payment was received on the second of April, 2024.",
@@ -16,14 +17,14 @@ DEMO_TEXT = (
     "She reads a book about the history of science while the train crosses the mountains in the morning.",
     "It isn't possible, they said; we've tried, you'll see, I'm sure he'd agree that we don't need it.",
     "def average(values: list[float]) -> float:\n    return sum(values) / len(values) if values else 0.0\n",
-    'for (let i = 0; i < items.length; i++) {\n  console.log(`${i}: ${items[i].name}`);\n}\n{"id": 42, "ok": true}',
+    'for (let i = 0; i < items.length; i++) {\n  console.log(`${i}: ${items[i].name}`);\n}\n{"id": 42}',
     "SELECT name, count(*) FROM orders WHERE created_at > '2025-01-01' GROUP BY name ORDER BY 2 DESC;",
     "Die Hauptstadt von Deutschland ist Berlin. Wie lange dauert die Lieferung, und was kostet der Versand?",
     "Bitte öffnen Sie die Einstellungen und wählen Sie ein neues Passwort. Vielen Dank für Ihre Geduld!",
     "Der Zug fährt heute früh durch die Berge, während es draußen schneit und der Fluss langsam zufriert.",
     "La capitale de la France est Paris. Où puis-je trouver ma facture, et comment changer mon adresse ?",
     "Le pain a besoin de farine, d'eau, de sel et de temps; l'été dernier, nous l'avons cuit à la campagne.",
-    "La capital de España es Madrid. ¿Cómo puedo devolver un pedido? Escríbanos y le enviaremos una etiqueta.",
+    "La capital de España es Madrid. ¿Cómo puedo devolver un pedido? Escríbanos y le enviaremos un enlace.",
     "El perro duerme al sol mientras los niños juegan en la plaza; mañana lloverá en toda la región.",
     "A capital de Portugal é Lisboa. Não consigo entrar na minha conta; a senha não está correta.",
     "La capitale d'Italia è Roma. Perché il mio ordine non è ancora arrivato? Grazie per la risposta.",

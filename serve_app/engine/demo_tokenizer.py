@@ -1,4 +1,5 @@
-"""The demo checkpoint's tokenizer: the published one's steps and special tokens over a small vocabulary of its own."""
+"""The demo checkpoint's tokenizer: the published one's steps and special tokens over a small vocabulary of
+its own."""
 
 from __future__ import annotations
 
@@ -19,22 +20,28 @@ from tokenizers import (
 from serve_app.engine.demo_text import DEMO_TEXT
 from serve_app.errors import CheckpointError
 
-# How Qwen2 and Qwen3 cut text before BPE: contractions, words, single digits, punctuation, line ends, other space.
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPECIAL = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
-    "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
-).split()
-_ADDED = (
-    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> "
-    "<tool_response> </tool_response> <think> </think>"
-).split()
+# How Qwen2 and Qwen3 cut text before BPE: contractions, words, single digits, punctuation, line ends, other
+# space.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPECIAL = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
+    *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+]
+_ADDED = [
+    *("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
+    *("<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"),
+]
 _BYTES = 256
 SMALLEST_VOCAB = _BYTES + len(_SPECIAL) + len(_ADDED)
 
 
 def demo_tokenizer(vocab_size: int, *, end_of_text: bool = True) -> Tokenizer:
-    """Train a byte-level BPE with `vocab_size` ids in all, the special tokens last as in the published tokenizer.
+    """Train a byte-level BPE with `vocab_size` ids in all, the special tokens last as in the published
+    tokenizer.
 
     `end_of_text=False` leaves out the step that appends `<|endoftext|>`, as the first published uploads did.
     Raises `CheckpointError` if the training text can't fill `vocab_size`.
@@ -47,7 +54,7 @@ def demo_tokenizer(vocab_size: int, *, end_of_text: bool = True) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(_SPECIAL) - len(_ADDED),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

@@ -45,7 +45,8 @@ def write_weights(
         raise CheckpointError(f"demo weights are stored as float32 or bfloat16, not {config.dtype}")
     random = np.random.default_rng(seed)
     tensors = {f"{prefix}{name}": _draw(random, name, shape) for name, shape in tensor_shapes(config).items()}
-    # The same token ends every text; were its own embedding large, all texts would get nearly the same vector.
+    # The same token ends every text; were its own embedding large, all texts would get nearly the same
+    # vector.
     tensors[f"{prefix}embed_tokens.weight"][end_of_text_id] *= 0.05
     if prefix and not config.tie_word_embeddings:
         tensors["lm_head.weight"] = _draw(random, "lm_head.weight", (config.vocab_size, config.hidden_size))
@@ -68,24 +69,24 @@ def _draw(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> _Ar
     values = random.standard_normal(shape, dtype=np.float32)
     if len(shape) == 1:
         return np.float32(1) + np.float32(0.1) * values
-    # Each linear layer keeps the size of what goes through it, so that depth neither drowns nor blows up a text.
+    # Each linear layer keeps the size of what goes through it, so that depth neither drowns nor blows up a
+    # text.
     return values if name.startswith("embed") else values * np.float32(shape[1] ** -0.5)
 
 
 def _write_file(file: Path, tensors: dict[str, _Array], dtype: str) -> None:
-    """Write the format by hand (header length, JSON header, bytes): numpy has no bfloat16, and the library's own
-    bytes interface changes between versions."""
+    """Write the format by hand: header length, JSON header, bytes.
+
+    numpy has no bfloat16, and the library's own bytes interface changes between versions.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     encoded = [_encode(tensor, dtype) for tensor in tensors.values()]
+    stored = "F32" if dtype == "float32" else "BF16"
     begin = 0
     for (name, tensor), data in zip(tensors.items(), encoded, strict=True):
-        stored = "F32" if dtype == "float32" else "BF16"
-        header[name] = {
-            "dtype": stored,
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, begin + len(data)],
-        }
-        begin += len(data)
+        end = begin + len(data)
+        header[name] = {"dtype": stored, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        begin = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as out:

@@ -65,7 +65,8 @@ class ModelConfig:
         return self.vocab_size * self.hidden_size + self.linear_parameters + norms
 
     def flops_per_token(self, length: int) -> float:
-        """Floating-point operations a token, averaged over a sequence of `length` tokens in a full causal forward."""
+        """Floating-point operations a token, averaged over a sequence of `length` tokens in a full causal
+        forward."""
         attention = 2 * self.num_hidden_layers * self.query_size * length
         return float(2 * self.linear_parameters + attention)
 
@@ -73,12 +74,11 @@ class ModelConfig:
 def parse_config(fields: dict[str, Any], where: str = "config.json") -> ModelConfig:
     """Read the fields of a `config.json`.
 
-    Raises `CheckpointError`, naming the field and what was found, for anything this engine can't compute exactly.
+    Raises `CheckpointError`, naming the field and what was found, for anything this engine can't compute
+    exactly.
     """
     if fields.get("model_type") != "qwen3":
-        raise CheckpointError(
-            f"{where}: model_type is {fields.get('model_type')!r}, this engine serves 'qwen3' only"
-        )
+        raise CheckpointError(f"{where}: model_type is {fields.get('model_type')!r}, this engine serves 'qwen3' only")
     _refuse_variants(fields, where)
     config = ModelConfig(
         **{name: _count(fields, name, where) for name in _COUNTS},
@@ -93,9 +93,7 @@ def parse_config(fields: dict[str, Any], where: str = "config.json") -> ModelCon
             f"num_key_value_heads {config.num_key_value_heads}"
         )
     if config.head_dim % 2:
-        raise CheckpointError(
-            f"{where}: head_dim {config.head_dim} is odd, rotary embeddings need an even one"
-        )
+        raise CheckpointError(f"{where}: head_dim {config.head_dim} is odd, rotary embeddings need an even one")
     return config
 
 
@@ -111,13 +109,9 @@ def _refuse_variants(fields: dict[str, Any], where: str) -> None:
         raise CheckpointError(f"{where}: {found}, sliding-window attention isn't supported")
     for name in ("rope_scaling", "rope_parameters"):
         scaling = fields.get(name) or {}
-        kind = (
-            scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
-        )
+        kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
         if kind != "default":
-            raise CheckpointError(
-                f"{where}: {name} is {scaling!r}, scaled rotary embeddings aren't supported"
-            )
+            raise CheckpointError(f"{where}: {name} is {scaling!r}, scaled rotary embeddings aren't supported")
     if fields.get("quantization_config"):
         raise CheckpointError(f"{where}: quantization_config is set, only unquantised weights are supported")
 

@@ -20,11 +20,12 @@ END_OF_TEXT = "<|endoftext|>"
 class Tokenizer:
     """A checkpoint's `tokenizer.json`, used as it is.
 
-    Safe to call from many threads at once; encoding releases the GIL, so that a long text doesn't hold up an event loop.
-    Special tokens written out in a text become that special token, as they do in transformers.
+    Safe to call from many threads at once; encoding releases the GIL, so that a long text doesn't hold up
+    an event loop. Special tokens written out in a text become that special token, as they do in
+    transformers.
 
-    Attributes: `end_of_text_id`, the id every encoded text ends with; `vocab_size`, one more than the largest id,
-    added tokens included (larger than the model's `vocab_size` in some published checkpoints).
+    Attributes: `end_of_text_id`, the id every encoded text ends with; `vocab_size`, one more than the
+    largest id, added tokens included (larger than the model's `vocab_size` in some published checkpoints).
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -38,8 +39,8 @@ class Tokenizer:
             ids = tokenizer.encode(text).ids
             if not ids or ids[-1] != end_of_text_id:
                 raise CheckpointError(
-                    f"tokenizer.json: encoding {text!r} doesn't end with {END_OF_TEXT} ({end_of_text_id}), which the "
-                    "model is pooled at. The first uploads of these models lacked that step: fetch a newer revision."
+                    f"tokenizer.json: encoding {text!r} doesn't end with {END_OF_TEXT}, which the model is "
+                    "pooled at. The first uploads of these models lacked that step: fetch a newer revision."
                 )
         self._tokenizer = tokenizer
         self.end_of_text_id: int = end_of_text_id
@@ -47,7 +48,8 @@ class Tokenizer:
 
     @classmethod
     def read(cls, path: Path) -> Tokenizer:
-        """Load `tokenizer.json` from the checkpoint folder `path`. Raises `CheckpointError` if it can't be used."""
+        """Load `tokenizer.json` from the checkpoint folder `path`. Raises `CheckpointError` if it can't be
+        used."""
         file = path / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(f"{path}: tokenizer.json is missing")
@@ -64,10 +66,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """Token ids of each text, int32 `[tokens]`, each ending with `<|endoftext|>`."""
         # The single-text call of the library keeps the GIL, so every call takes this way.
-        return [
-            np.array(encoding.ids, dtype=np.int32)
-            for encoding in self._tokenizer.encode_batch_fast(list(texts))
-        ]
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
     def decode(self, ids: TokenIds) -> str:
         """The text of `ids`, special tokens included."""
@@ -82,7 +81,8 @@ class Tokenizer:
     def cut(self, ids: TokenIds, limit: int, side: Truncate) -> TokenIds:
         """At most `limit` of `ids`, dropped from the start or the end, always ending with `<|endoftext|>`.
 
-        Raises `ValueError` for a limit below 1, and when ids are over the limit but `side` is `Truncate.NONE`.
+        Raises `ValueError` for a limit below 1, and when ids are over the limit but `side` is
+        `Truncate.NONE`.
         """
         if limit < 1:
             raise ValueError(f"limit is {limit}, at least 1 is needed for {END_OF_TEXT}")

@@ -1,0 +1,65 @@
+"""Attention over packed sequences by torch's variable-length kernel, one call for a whole batch. CUDA
+only."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from serve_app.engine.attention import Packing
+
+_WIDEST_HEAD = 256
+_OLDEST_CAPABILITY = (8, 0)
+
+
+def varlen_runs_on(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether the kernel exists for this device, dtype and head dimension."""
+    return (
+        device.type == "cuda"
+        and dtype == torch.bfloat16
+        and head_dim % 8 == 0
+        and head_dim <= _WIDEST_HEAD
+        and torch.cuda.get_device_capability(device) >= _OLDEST_CAPABILITY
+    )
+
+
+class VarlenAttention:
+    """`torch.nn.attention.varlen.varlen_attn`, whose keywords differ between torch releases."""
+
+    def __init__(self) -> None:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - only where there is CUDA
+
+        known = inspect.signature(varlen_attn).parameters
+        self._kernel: Any = varlen_attn
+        self._causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        self._common: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+        # One split: with more, the order of summation depends on the longest batch-mate.
+        self._common |= {"num_splits": 1} if "num_splits" in known else {}
+
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, out: Tensor) -> None:
+        """Every token attends to its sequence up to itself.
+
+        `query` and `out` are `[tokens, heads, head_dim]`, `key` and `value` `[tokens, key_value_heads,
+        head_dim]`.
+        """
+        key, value = self._repeated(query, key), self._repeated(query, value)
+        bounds, longest = packing.bounds, packing.longest
+        done = self._kernel(query, key, value, bounds, bounds, longest, longest, **self._causal, **self._common)
+        out.copy_(done)
+
+    def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+        """The last token of every sequence attends to all of it: `query` and result are `[n, heads,
+        head_dim]`."""
+        key, value = self._repeated(query, key), self._repeated(query, value)
+        ones = torch.arange(len(packing.lengths) + 1, dtype=torch.int32, device=query.device)
+        done: Tensor = self._kernel(query, key, value, ones, packing.bounds, 1, packing.longest, **self._common)
+        return done
+
+    def _repeated(self, query: Tensor, shared: Tensor) -> Tensor:
+        """Key or value heads repeated for each query head, where this torch doesn't do it by itself."""
+        if "enable_gqa" in self._common:
+            return shared
+        return shared.repeat_interleave(query.shape[1] // shared.shape[1], dim=1)
