@@ -1,0 +1,265 @@
+"""The replica's batcher: inputs of many requests in, token-budget batches through one engine, an answer per
+input.
+
+Batching is natural: a batch is formed when the engine is free, of whatever waits at that moment; there is
+no timer. `InputQueue` decides what goes first. Everything but `run` happens on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import repeat
+
+from serve_app.engine.queue import InputQueue, QueuePolicy
+from serve_app.engine.rate import TokenRate
+from serve_app.engine.submission import Encoded, Input, Submission
+from serve_app.engine.worker import EngineThread
+from serve_app.errors import DeadlineExceededError, EmbedserveError, EngineDeadError, EngineError
+from serve_app.types import Priority, TokenIds, Vectors
+
+logger = logging.getLogger(__name__)
+
+
+class InputCancelledError(EmbedserveError):
+    """The input was cancelled; whoever did so no longer reads its answer."""
+
+
+@dataclass(slots=True)
+class EncodedBatch:
+    """What the engine makes of a batch: float32 `[n, hidden]`, and an exception for each row that is no
+    vector."""
+
+    vectors: Vectors
+    failed: dict[int, Exception] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    inputs: list[Input]
+    tokens: int
+    started: float = 0.0
+    ended: float = 0.0
+
+
+class Batcher:
+    """Runs `run` over batches of at most `max_batch_tokens` tokens and `max_batch_inputs` inputs.
+
+    `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception
+    from it fails its batch's inputs with `EngineError`; `EngineDeadError`, or anything that is no
+    `Exception`, means that the engine is gone. `clock` gives monotonic seconds, the unit of all deadlines.
+    `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
+    loop, but batches are formed earlier. `max_batch_tokens` may be set at any time.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[TokenIds]], EncodedBatch],
+        *,
+        hidden_size: int,
+        max_batch_tokens: int,
+        max_batch_inputs: int,
+        policy: QueuePolicy | None = None,
+        depth: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_inputs = max_batch_inputs
+        self._run = run
+        self._hidden_size = hidden_size
+        self._depth = depth
+        self._clock = clock
+        self._queue: InputQueue[Input] = InputQueue(policy)
+        self._submissions: dict[str, set[Submission]] = {}
+        self._running: set[_Batch] = set()
+        self._running_tokens = 0
+        self._start_scheduled = False
+        self._closing = False
+        self._drained = asyncio.Event()
+        self._dead = False
+        self._rate = TokenRate()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = EngineThread(died=self._post_death)
+
+    @property
+    def healthy(self) -> bool:
+        """False once the engine is gone: nothing can be computed any more."""
+        if not self._dead and not self._closing and not self._thread.alive:
+            self._bury(EngineDeadError("the engine thread is gone"))
+        return not self._dead
+
+    @property
+    def outstanding_tokens(self) -> int:
+        """Tokens waiting and running."""
+        return self._queue.tokens + self._running_tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Measured over the engine's busy time, the recent weighing more; 0 before the first batch."""
+        return self._rate.value
+
+    def submit(
+        self,
+        token_ids: Sequence[TokenIds],
+        *,
+        gateway: str = "",
+        ids: Iterable[int] = repeat(-1),
+        priorities: Iterable[int] = repeat(Priority.INTERACTIVE),
+        deadlines: Iterable[float] = repeat(math.inf),
+    ) -> asyncio.Future[Encoded]:
+        """Queue inputs; the future resolves when each has its vector or its error. `ids` name them for
+        `cancel`.
+
+        The future raises nothing; cancelling it cancels the inputs. Raises `EngineDeadError` if the engine
+        is gone or the batcher closed, and ValueError if there are fewer ids, priorities or deadlines than
+        inputs.
+        """
+        if self._closing or not self.healthy:
+            raise EngineDeadError("the replica is shutting down" if self._closing else "the engine is gone")
+        self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Encoded] = self._loop.create_future()
+        submission = Submission(len(token_ids), self._hidden_size, gateway, future, self._resolved)
+        now = self._clock()
+        submission.inputs = [
+            Input(len(tokens), priority, deadline, now, tokens, id_, row, submission)
+            for row, (tokens, id_, priority, deadline) in enumerate(
+                zip(token_ids, ids, priorities, deadlines, strict=False)
+            )
+        ]
+        if len(submission.inputs) != len(token_ids):
+            raise ValueError("an id, a priority and a deadline for every input")
+        self._submissions.setdefault(gateway, set()).add(submission)
+        future.add_done_callback(partial(self._abandoned, submission))
+        for item in submission.inputs:
+            self._queue.push(item)
+        if submission.inputs:
+            self._schedule_start()
+        else:
+            submission.resolve()
+        return future
+
+    def cancel(self, gateway: str, ids: Iterable[int]) -> None:
+        """Drop inputs by the gateway and ids they were submitted with; one that runs is computed and
+        dropped."""
+        dropped = set(ids)
+        for submission in list(self._submissions.get(gateway, ())):
+            for item in submission.inputs:
+                if item.id in dropped:
+                    self._fail(item, InputCancelledError("cancelled"))
+
+    async def close(self, *, drain: bool = True) -> None:
+        """Take no more inputs; compute what waits, or fail it with `EngineDeadError`; end the engine's
+        thread."""
+        self._closing = True
+        if not drain:
+            self._fail_all(EngineDeadError("the replica is shutting down"))
+        if self._queue or self._running:
+            await self._drained.wait()
+        await asyncio.to_thread(self._thread.join)
+
+    def _schedule_start(self) -> None:
+        # Not at once: what else is submitted in this turn of the loop shares the batch.
+        if not self._start_scheduled and self._loop is not None:
+            self._start_scheduled = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._start_scheduled = False
+        now = self._clock()
+        for item in self._queue.drop_expired(now):
+            self._fail(item, DeadlineExceededError("The deadline passed before the input was computed."))
+        while len(self._running) < self._depth:
+            inputs = self._queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
+            if not inputs:
+                break
+            batch = _Batch(inputs, sum(item.tokens for item in inputs))
+            self._running.add(batch)
+            self._running_tokens += batch.tokens
+            self._thread.run(partial(self._compute, batch))
+        if self._closing and not self._running:
+            self._drained.set()
+
+    def _compute(self, batch: _Batch) -> None:
+        """The engine thread's part."""
+        outcome: EncodedBatch | Exception
+        batch.started = self._clock()
+        try:
+            outcome = self._run([item.token_ids for item in batch.inputs])
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            outcome = error
+        batch.ended = self._clock()
+        self._post(self._computed, batch, outcome)
+
+    def _post_death(self, cause: BaseException) -> None:
+        self._post(self._bury, cause)
+
+    def _post(self, callback: Callable[..., None], *args: object) -> None:
+        # A loop that is closed has nobody left to tell.
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _computed(self, batch: _Batch, outcome: EncodedBatch | Exception) -> None:
+        if batch not in self._running:
+            return
+        self._running.remove(batch)
+        self._running_tokens -= batch.tokens
+        # First the engine's next batch, then the answers of this one.
+        self._start()
+        expected = (len(batch.inputs), self._hidden_size)
+        if isinstance(outcome, EncodedBatch) and outcome.vectors.shape != expected:
+            outcome = EngineError(f"the engine returned {outcome.vectors.shape} for a batch of {expected}")
+        if isinstance(outcome, EncodedBatch):
+            self._rate.add(batch.tokens, batch.ended - batch.started)
+            self._answer(batch, outcome)
+            return
+        logger.error("A batch of %d inputs failed", len(batch.inputs), exc_info=outcome)
+        if not isinstance(outcome, EngineError):
+            outcome = EngineError(f"the engine failed on this batch: {type(outcome).__name__}")
+        for item in batch.inputs:
+            self._fail(item, outcome)
+
+    def _answer(self, batch: _Batch, outcome: EncodedBatch) -> None:
+        inference = batch.ended - batch.started
+        for row, item in enumerate(batch.inputs):
+            if row in outcome.failed:
+                self._fail(item, outcome.failed[row])
+            elif not item.answered:
+                item.submission.answer(item, outcome.vectors[row], batch.started - item.arrival, inference)
+
+    def _fail(self, item: Input, error: Exception) -> None:
+        if not item.answered:
+            self._queue.discard(item)
+            item.submission.fail(item, error)
+
+    def _fail_all(self, error: Exception) -> None:
+        for submission in [each for live in self._submissions.values() for each in live]:
+            for item in submission.inputs:
+                self._fail(item, error)
+
+    def _resolved(self, submission: Submission) -> None:
+        live = self._submissions[submission.gateway]
+        live.remove(submission)
+        if not live:
+            del self._submissions[submission.gateway]
+
+    def _abandoned(self, submission: Submission, future: asyncio.Future[Encoded]) -> None:
+        if future.cancelled():
+            for item in submission.inputs:
+                self._fail(item, InputCancelledError("cancelled"))
+
+    def _bury(self, cause: BaseException) -> None:
+        if self._dead:
+            return
+        logger.critical("The engine is gone", exc_info=cause)
+        self._dead = True
+        self._running.clear()
+        self._running_tokens = 0
+        self._fail_all(EngineDeadError("the engine is gone"))
+        self._drained.set()

@@ -1,0 +1,87 @@
+"""What the batcher keeps of a call: its inputs, and the answer that they fill in row by row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.engine.queue import QueuedInput
+from serve_app.types import TokenIds, Vectors
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What `Batcher.submit` resolves to, one entry per input in the order submitted.
+
+    `vectors` is float32 `[n, hidden]`, zero in the rows whose index is in `errors`. `queue_seconds` (from
+    submission to the start of its batch) and `inference_seconds` (its batch's run) are float32 `[n]`.
+    """
+
+    vectors: Vectors
+    errors: dict[int, Exception]
+    queue_seconds: npt.NDArray[np.float32]
+    inference_seconds: npt.NDArray[np.float32]
+
+
+@dataclass(slots=True, eq=False)
+class Input(QueuedInput):
+    """One input of a submission; `answered` once its row holds a vector or an error."""
+
+    token_ids: TokenIds
+    id: int
+    row: int
+    submission: Submission
+    answered: bool = field(default=False, init=False)
+
+
+class Submission:
+    """The inputs of one call, how many of them are still unanswered, and the future that waits for them."""
+
+    __slots__ = ("_resolved", "encoded", "future", "gateway", "inputs", "left")
+
+    def __init__(
+        self,
+        n: int,
+        hidden_size: int,
+        gateway: str,
+        future: asyncio.Future[Encoded],
+        resolved: Callable[[Submission], None],
+    ) -> None:
+        self.encoded = Encoded(
+            np.zeros((n, hidden_size), np.float32), {}, np.zeros(n, np.float32), np.zeros(n, np.float32)
+        )
+        self.future = future
+        self.gateway = gateway
+        self.inputs: list[Input] = []
+        self.left = n
+        self._resolved = resolved
+
+    def answer(self, item: Input, vector: Vectors, queued: float, inference: float) -> None:
+        """Fill in the row of an unanswered input."""
+        row = item.row
+        self.encoded.vectors[row] = vector
+        self.encoded.queue_seconds[row] = queued
+        self.encoded.inference_seconds[row] = inference
+        self._settle(item)
+
+    def fail(self, item: Input, error: Exception) -> None:
+        """Give an unanswered input its error."""
+        self.encoded.errors[item.row] = error
+        self._settle(item)
+
+    def _settle(self, item: Input) -> None:
+        item.answered = True
+        self.left -= 1
+        if not self.left:
+            self.resolve()
+
+    def resolve(self) -> None:
+        """Hand over the answer."""
+        self.inputs = []
+        self._resolved(self)
+        if not self.future.done():
+            self.future.set_result(self.encoded)
