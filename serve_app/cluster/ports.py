@@ -1,0 +1,45 @@
+"""What the dispatcher needs of the outside: a view of the replicas, and a way to reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.errors import EmbedserveError
+from serve_app.types import ChunkReply, Envelope
+
+
+class ReplicaLostError(EmbedserveError):
+    """The replica died or can't be reached; whether it computed the chunk is unknown, and doesn't matter."""
+
+
+class ReplicaView(Protocol):
+    """Which replicas there are and how busy. A `lane` is a length class and priority, see `engine.queue`."""
+
+    def try_acquire(self, lane: int, tokens: int, exclude: Set[str], /) -> str | None:
+        """Take a slot for a chunk at the replica with the fewest outstanding tokens; None if none is free.
+
+        Replicas in `exclude` are passed over as long as there are others, be they busy.
+        """
+
+    def release(self, replica: str, lane: int, tokens: int, reply: ChunkReply | None, /) -> None:
+        """Give the slot back, with what the replica said of itself, if it answered."""
+
+    def mark_unavailable(self, replica: str, /) -> None:
+        """Take a lost replica out of the rotation at once."""
+
+    def subscribe(self, callback: Callable[[], None], /) -> None:
+        """Call back whenever a slot or a replica may have become free."""
+
+
+class Transport(Protocol):
+    """Carries envelopes to replicas."""
+
+    async def send(self, replica: str, envelope: Envelope, /) -> ChunkReply:
+        """One RPC. Raises `ReplicaLostError` for a replica that is gone; any other error fails the inputs."""
+
+    async def cancel(self, replica: str, gateway: str, ids: npt.NDArray[np.uint64], /) -> None:
+        """Ask a replica to drop inputs that it hasn't started."""

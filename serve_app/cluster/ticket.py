@@ -1,0 +1,106 @@
+"""What the dispatcher keeps of a request: its inputs as tickets, the chunks they travel in, and the
+answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.engine.queue import QueuedInput
+from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope, Output, TokenIds, Vectors
+
+NOWHERE: frozenset[str] = frozenset()
+
+
+class Embedded(NamedTuple):
+    """A request's answer, in the order of its inputs: `vectors` float32 `[n, hidden]`, the others float32
+    `[n]`.
+
+    `queue_seconds` counts from the request's arrival at the dispatcher to the start of the input's batch,
+    less the way to the replica; `inference_seconds` is its batch's time in the engine.
+    """
+
+    vectors: Vectors
+    queue_seconds: npt.NDArray[np.float32]
+    inference_seconds: npt.NDArray[np.float32]
+
+
+_GONE = Embedded(np.empty((0, 0), np.float32), np.empty(0, np.float32), np.empty(0, np.float32))
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(QueuedInput):
+    """One input on one attempt: queued, or in flight in `chunk`, or done with. A retry is a new ticket."""
+
+    id: int
+    row: int
+    token_ids: TokenIds
+    request: Request
+    attempts: int = 1
+    lost_on: frozenset[str] = NOWHERE
+    chunk: Chunk | None = field(default=None, init=False)
+
+
+class Request:
+    """One call of `embed`: a future, and the answer that chunks fill in row by row."""
+
+    __slots__ = ("answer", "arrival", "deadline", "future", "left", "tickets")
+
+    def __init__(
+        self, n: int, hidden_size: int, arrival: float, deadline: float, future: asyncio.Future[Embedded]
+    ) -> None:
+        self.answer = Embedded(np.empty((n, hidden_size), np.float32), np.empty(n, np.float32), np.empty(n, np.float32))
+        self.arrival = arrival
+        self.deadline = deadline
+        self.future = future
+        self.left = n
+        self.tickets: list[Ticket] = []
+
+    def close(self) -> None:
+        """Let go of what is large or refers back to here: the deadline list may remember the request for
+        long."""
+        self.tickets = []
+        self.answer = _GONE
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Tickets of one lane in one RPC."""
+
+    replica: str
+    lane: int
+    tokens: int
+    tickets: Sequence[Ticket]
+    sent_at: float
+
+    def envelope(self, gateway: str, queued_tokens: int) -> Envelope:
+        """What goes over the wire."""
+        tickets = self.tickets
+        n = len(tickets)
+        return Envelope(
+            gateway=gateway,
+            ids=np.array([ticket.id for ticket in tickets], np.uint64),
+            token_ids=np.concatenate([ticket.token_ids for ticket in tickets], dtype=np.int32, casting="same_kind"),
+            lengths=np.array([ticket.tokens for ticket in tickets], np.int32),
+            time_left=np.array([ticket.request.deadline - self.sent_at for ticket in tickets], np.float32),
+            priority=np.full(n, tickets[0].priority, np.uint8),
+            output=np.full(n, Output.POOLED, np.uint8),
+            gateway_queued_tokens=queued_tokens,
+        )
+
+    def check(self, reply: ChunkReply, hidden_size: int) -> None:
+        """Raise ValueError unless every ticket, and nothing else, has its row in the reply."""
+        n = len(self.tickets)
+        if (
+            reply.version != ENVELOPE_VERSION
+            or reply.vectors.shape != (n, hidden_size)
+            or reply.queue_seconds.shape != (n,)
+            or reply.inference_seconds.shape != (n,)
+            or not all(0 <= i < n for i in reply.errors)
+        ):
+            raise ValueError(f"the reply of {self.replica} doesn't match the {n} inputs of its chunk")
