@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -21,15 +21,10 @@ import numpy as np
 
 from serve_app.cluster.deadlines import Deadlines
 from serve_app.cluster.ports import ReplicaLostError, ReplicaView, Transport
+from serve_app.cluster.tasks import TaskGroup
 from serve_app.cluster.ticket import NOWHERE, Chunk, Embedded, Request, Ticket
 from serve_app.engine.queue import InputQueue, QueuePolicy
-from serve_app.errors import (
-    DeadlineExceededError,
-    EngineDeadError,
-    InternalError,
-    RequestError,
-    UnavailableError,
-)
+from serve_app.errors import DeadlineExceededError, EngineDeadError, InternalError, RequestError, UnavailableError
 from serve_app.types import ChunkReply, Priority, TokenIds
 
 __all__ = ["Dispatcher", "Embedded", "ReplicaLostError"]
@@ -75,7 +70,7 @@ class Dispatcher:
         self._queue: InputQueue[Ticket] = InputQueue(policy)
         self._requests: set[Request] = set()
         self._deadlines = Deadlines(self._expire, clock)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskGroup()
         self._ids = count(1)
         self._pump_scheduled = False
         self._closed = False
@@ -148,10 +143,7 @@ class Dispatcher:
         for request in list(self._requests):
             self._fail(request, UnavailableError("The gateway is shutting down."))
         self._deadlines.clear()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     def _wake(self) -> None:
         # Not at once: what else arrives in this turn of the loop shares the chunks.
@@ -159,18 +151,13 @@ class Dispatcher:
             self._pump_scheduled = True
             asyncio.get_running_loop().call_soon(self.pump)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def _send(self, chunk: Chunk) -> None:
         for ticket in chunk.tickets:
             ticket.chunk = chunk
         self.in_flight_tokens += chunk.tokens
         self.chunks_sent += 1
         self.inputs_sent += len(chunk.tickets)
-        self._spawn(self._carry(chunk))
+        self._tasks.spawn(self._carry(chunk))
 
     async def _carry(self, chunk: Chunk) -> None:
         outcome: ChunkReply | Exception | None = None
@@ -196,28 +183,16 @@ class Dispatcher:
         self._view.release(chunk.replica, chunk.lane, chunk.tokens, reply)
 
     def _deliver(self, chunk: Chunk, reply: ChunkReply) -> None:
-        tickets, errors, vectors = chunk.tickets, reply.errors, reply.vectors
-        if errors:
-            dead = [tickets[i] for i in sorted(errors) if isinstance(errors[i], EngineDeadError)]
-            for i in sorted(errors, key=lambda i: tickets[i].row):
-                if not isinstance(errors[i], EngineDeadError):
-                    self._fail(tickets[i].request, errors[i])
-            if dead:
-                self._lose(chunk, dead)
-        queued = (reply.queue_seconds + chunk.sent_at).tolist()
-        inference = reply.inference_seconds.tolist()
-        for i, ticket in enumerate(tickets):
-            request = ticket.request
-            if i in errors or request.future.done():
-                continue
-            answer, row = request.answer, ticket.row
-            answer.vectors[row] = vectors[i]
-            answer.queue_seconds[row] = queued[i] - request.arrival
-            answer.inference_seconds[row] = inference[i]
-            request.left -= 1
-            if not request.left:
-                request.future.set_result(answer)
-                self._forget(request)
+        tickets, errors = chunk.tickets, reply.errors
+        for i in sorted(errors, key=lambda i: tickets[i].row):
+            if not isinstance(errors[i], EngineDeadError):
+                self._fail(tickets[i].request, errors[i])
+        dead = [tickets[i] for i in sorted(errors) if isinstance(errors[i], EngineDeadError)]
+        if dead:
+            self._lose(chunk, dead)
+        for request in chunk.fill_in(reply):
+            request.future.set_result(request.answer)
+            self._forget(request)
 
     def _lose(self, chunk: Chunk, tickets: Sequence[Ticket]) -> None:
         self._view.mark_unavailable(chunk.replica)
@@ -258,7 +233,7 @@ class Dispatcher:
                 in_flight[ticket.chunk].append(ticket.id)
         for chunk, ids in in_flight.items():
             self.cancelled += len(ids)
-            self._spawn(self._cancel(chunk.replica, ids))
+            self._tasks.spawn(self._cancel(chunk.replica, ids))
         self._forget(request)
 
     async def _cancel(self, replica: str, ids: list[int]) -> None:

@@ -104,3 +104,21 @@ class Chunk:
             or not all(0 <= i < n for i in reply.errors)
         ):
             raise ValueError(f"the reply of {self.replica} doesn't match the {n} inputs of its chunk")
+
+    def fill_in(self, reply: ChunkReply) -> list[Request]:
+        """Copy the reply's rows into the requests that still wait for them; returns those now complete."""
+        complete = []
+        queued = (reply.queue_seconds + self.sent_at).tolist()
+        inference = reply.inference_seconds.tolist()
+        for i, ticket in enumerate(self.tickets):
+            request = ticket.request
+            if i in reply.errors or request.future.done():
+                continue
+            answer, row = request.answer, ticket.row
+            answer.vectors[row] = reply.vectors[i]
+            answer.queue_seconds[row] = queued[i] - request.arrival
+            answer.inference_seconds[row] = inference[i]
+            request.left -= 1
+            if not request.left:
+                complete.append(request)
+        return complete

@@ -18,16 +18,14 @@ from itertools import repeat
 
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.engine.rate import TokenRate
-from serve_app.engine.submission import Encoded, Input, Submission
+from serve_app.engine.submission import Batch, Encoded, Input, InputCancelledError, Submission
 from serve_app.engine.worker import EngineThread
-from serve_app.errors import DeadlineExceededError, EmbedserveError, EngineDeadError, EngineError
+from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
 from serve_app.types import Priority, TokenIds, Vectors
 
+__all__ = ["Batcher", "Encoded", "EncodedBatch", "InputCancelledError"]
+
 logger = logging.getLogger(__name__)
-
-
-class InputCancelledError(EmbedserveError):
-    """The input was cancelled; whoever did so no longer reads its answer."""
 
 
 @dataclass(slots=True)
@@ -37,14 +35,6 @@ class EncodedBatch:
 
     vectors: Vectors
     failed: dict[int, Exception] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    inputs: list[Input]
-    tokens: int
-    started: float = 0.0
-    ended: float = 0.0
 
 
 class Batcher:
@@ -76,7 +66,7 @@ class Batcher:
         self._clock = clock
         self._queue: InputQueue[Input] = InputQueue(policy)
         self._submissions: dict[str, set[Submission]] = {}
-        self._running: set[_Batch] = set()
+        self._running: set[Batch] = set()
         self._running_tokens = 0
         self._start_scheduled = False
         self._closing = False
@@ -84,7 +74,7 @@ class Batcher:
         self._dead = False
         self._rate = TokenRate()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = EngineThread(died=self._post_death)
+        self._thread = EngineThread(died=partial(self._post, self._bury))
 
     @property
     def healthy(self) -> bool:
@@ -127,9 +117,7 @@ class Batcher:
         now = self._clock()
         submission.inputs = [
             Input(len(tokens), priority, deadline, now, tokens, id_, row, submission)
-            for row, (tokens, id_, priority, deadline) in enumerate(
-                zip(token_ids, ids, priorities, deadlines, strict=False)
-            )
+            for row, (tokens, id_, priority, deadline) in enumerate(zip(token_ids, ids, priorities, deadlines))  # noqa: B905
         ]
         if len(submission.inputs) != len(token_ids):
             raise ValueError("an id, a priority and a deadline for every input")
@@ -177,14 +165,14 @@ class Batcher:
             inputs = self._queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
             if not inputs:
                 break
-            batch = _Batch(inputs, sum(item.tokens for item in inputs))
+            batch = Batch(inputs, sum(item.tokens for item in inputs))
             self._running.add(batch)
             self._running_tokens += batch.tokens
             self._thread.run(partial(self._compute, batch))
         if self._closing and not self._running:
             self._drained.set()
 
-    def _compute(self, batch: _Batch) -> None:
+    def _compute(self, batch: Batch) -> None:
         """The engine thread's part."""
         outcome: EncodedBatch | Exception
         batch.started = self._clock()
@@ -197,15 +185,12 @@ class Batcher:
         batch.ended = self._clock()
         self._post(self._computed, batch, outcome)
 
-    def _post_death(self, cause: BaseException) -> None:
-        self._post(self._bury, cause)
-
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         # A loop that is closed has nobody left to tell.
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _computed(self, batch: _Batch, outcome: EncodedBatch | Exception) -> None:
+    def _computed(self, batch: Batch, outcome: EncodedBatch | Exception) -> None:
         if batch not in self._running:
             return
         self._running.remove(batch)
@@ -225,7 +210,7 @@ class Batcher:
         for item in batch.inputs:
             self._fail(item, outcome)
 
-    def _answer(self, batch: _Batch, outcome: EncodedBatch) -> None:
+    def _answer(self, batch: Batch, outcome: EncodedBatch) -> None:
         inference = batch.ended - batch.started
         for row, item in enumerate(batch.inputs):
             if row in outcome.failed:

@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.engine.queue import QueuedInput
+from serve_app.errors import EmbedserveError
 from serve_app.types import TokenIds, Vectors
+
+
+class InputCancelledError(EmbedserveError):
+    """The input was cancelled; whoever did so no longer reads its answer."""
 
 
 @dataclass(slots=True)
@@ -85,3 +90,13 @@ class Submission:
         self._resolved(self)
         if not self.future.done():
             self.future.set_result(self.encoded)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds."""
+
+    inputs: list[Input]
+    tokens: int
+    started: float = 0.0
+    ended: float = 0.0
