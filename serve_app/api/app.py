@@ -24,8 +24,8 @@ from serve_app.types import Stage
 class Outcome:
     """What became of one request, for metrics and logs.
 
-    `path` is the route's, "" where there is none: it is fit for a metric label. `status` is 499 where the
-    client left before its answer.
+    `method` and `path` are the route's, "" where there is none: they are fit for metric labels. `status` is 499
+    where the client left before its answer.
     """
 
     method: str
@@ -54,32 +54,28 @@ class App:
 
     async def exchange(self, request: Request, send: Send) -> None:
         """Answer one request, whatever happens; only cancellation gets out."""
-        path = ""
+        route: Route | None = None
+        reply = Reply(499, b"")
         try:
-            if request.method == "OPTIONS":
-                reply = self._options(request)
-            else:
-                route = self.router.find(request.method, request.path)
-                path = route.path
-                reply = await route.handler(request)
-        except ClientDisconnectedError:
-            reply = Reply(499, b"")
-        except MethodNotAllowedError as error:
-            reply = error_reply(error)
-            reply.headers.append(self._allow(request))
-        except RequestError as error:
-            reply = error_reply(error)
-        except Exception as error:
-            reply = error_reply(unexpected(error, request.id))
-        if reply.status != 499:
+            try:
+                if request.method == "OPTIONS":
+                    reply = self._options(request)
+                else:
+                    route = self.router.find(request.method, request.path)
+                    reply = await route.handler(request)
+            except ClientDisconnectedError:
+                return
+            except MethodNotAllowedError as error:
+                reply = error_reply(error)
+                reply.headers.append(self._allow(request))
+            except RequestError as error:
+                reply = error_reply(error)
+            except Exception as error:
+                reply = error_reply(unexpected(error, request.id))
             await send_reply(send, request, reply)
-        if self.observe is not None:
-            seconds = time.perf_counter() - request.started
-            self.observe(
-                Outcome(
-                    request.method, path, reply.status, seconds, request.id, reply.code, reply.stage_seconds
-                )
-            )
+        finally:
+            if self.observe is not None:
+                self.observe(_outcome(request, route, reply))
 
     def _options(self, request: Request) -> Reply:
         allow = self._allow(request)
@@ -102,6 +98,12 @@ def build_app(
     every response, on the event loop: it must be quick and must not raise.
     """
     return App(api_routes(service, extra_routes), observe)
+
+
+def _outcome(request: Request, route: Route | None, reply: Reply) -> Outcome:
+    method, path = (route.method, route.path) if route is not None else ("", "")
+    seconds = time.perf_counter() - request.started
+    return Outcome(method, path, reply.status, seconds, request.id, reply.code, reply.stage_seconds)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -17,13 +17,9 @@ def check_media_type(request: Request) -> None:
     """
     media_type = request.content_type
     if media_type and media_type.partition(b";")[0].strip().lower() != b"application/json":
-        raise UnsupportedMediaTypeError(
-            "The body must be JSON: send it with 'Content-Type: application/json'."
-        )
+        raise UnsupportedMediaTypeError("The body must be JSON: send it with 'Content-Type: application/json'.")
     if request.content_encoding not in (b"", b"identity"):
-        raise UnsupportedMediaTypeError(
-            "Compressed bodies aren't supported: send it without 'Content-Encoding'."
-        )
+        raise UnsupportedMediaTypeError("Compressed bodies aren't supported: send it without 'Content-Encoding'.")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -55,6 +51,4 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _too_large(max_bytes: int) -> PayloadTooLargeError:
-    return PayloadTooLargeError(
-        f"The body is larger than {max_bytes} bytes. Split the inputs over several requests."
-    )
+    return PayloadTooLargeError(f"The body is larger than {max_bytes} bytes. Split the inputs over several requests.")

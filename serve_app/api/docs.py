@@ -27,9 +27,7 @@ class Documents:
     def __init__(self) -> None:
         self._json = self._html = b""
 
-    def write(
-        self, routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str
-    ) -> None:
+    def write(self, routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str) -> None:
         """Describe `routes`; these include the two that serve the documents."""
         described = document(routes, models, limits, version)
         self._json = orjson.dumps(described)
@@ -57,8 +55,7 @@ def page(described: dict[str, Any]) -> str:
             if "requestBody" in operation:
                 parts.append(f"<p>Request: {_body(operation['requestBody'])}</p>")
             items = "".join(
-                f"<li>{escape(status)}: {_body(response)}</li>"
-                for status, response in operation["responses"].items()
+                f"<li>{escape(status)}: {_body(response)}</li>" for status, response in operation["responses"].items()
             )
             parts.append(f"<ul>{items}</ul>")
     parts.append("<h1>Schemas</h1>")

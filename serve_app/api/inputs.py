@@ -33,14 +33,12 @@ _MISMATCH = re.compile(r"Expected `(\w+)`, got `(\w+)`")
 _KINDS = {
     "str": "a string",
     "int": "an integer",
-    "float": "a number with a fraction",
+    "float": "a float",
     "bool": "a boolean",
     "array": "a list",
     "object": "an object",
 }
-_SHAPES_SAY = (
-    "Send a string, a list of strings, a list of token ids or a list of lists of token ids, unmixed."
-)
+_SHAPES_SAY = "Send a string, a list of strings, a list of token ids or a list of lists of token ids, unmixed."
 
 
 def read_input(raw: bytes, limits: Limits) -> tuple[list[str] | None, list[TokenIds] | None]:
@@ -87,7 +85,8 @@ def _check_counts(raw: bytes, first: bytes, limits: Limits) -> None:
     if first == b'"':
         # A quote that no backslash precedes opens or closes a string: the true count is at least half of this
         # one.
-        if raw.count(b'"') - raw.count(b'\\"') > 2 * limits.max_inputs:
+        most, quotes = 2 * limits.max_inputs, raw.count(b'"')
+        if quotes > most and quotes - raw.count(b'\\"') > most:
             raise too_many_inputs(limits)
     elif first and first in b"[" + _DIGITS:
         if raw.count(b"[") - 1 > limits.max_inputs:
@@ -109,9 +108,7 @@ def _invalid(said: str, first: bytes) -> InvalidRequestError:
         why = "the list is empty. Send at least one item."
     elif mismatch is not None and (place or first not in _DIGITS):
         got = _KINDS.get(mismatch[2], mismatch[2])
-        expected = (
-            f"expected {_KINDS.get(mismatch[1], mismatch[1])}, " if place and first in b'["' + _DIGITS else ""
-        )
+        expected = f"expected {_KINDS.get(mismatch[1], mismatch[1])}, " if place and first in b'["' + _DIGITS else ""
         why = f"{expected}got {got}. {_SHAPES_SAY}"
     elif mismatch is not None:
         why = f"got {_KINDS.get(mismatch[2], mismatch[2])}. {_SHAPES_SAY}"

@@ -55,7 +55,7 @@ class Models:
 
     def find(self, name: str) -> ServedModel:
         """The model that `name` means. Raises `ModelNotFoundError`, which names those that are served."""
-        found = self._names.get(name) or self._names.get(name.lower())
+        found = self._names.get(name) or self._names.get(name.rstrip("/").lower())
         if found is None and name.count("/") == 1:
             found = self._folders.get(_basename(name))
         if found is None:

@@ -103,9 +103,7 @@ def parse(body: bytes, models: Models, limits: Limits) -> EmbedJob:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(body, error) from None
     if request.instruction and token_ids is not None:
-        raise InvalidRequestError(
-            "'instruction' needs text input: token ids are taken as they are.", "instruction"
-        )
+        raise InvalidRequestError("'instruction' needs text input: token ids are taken as they are.", "instruction")
     truncate, truncate_to = _truncation(request, model)
     return EmbedJob(
         model=model.id,

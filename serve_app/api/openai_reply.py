@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 from msgspec import Struct
 
+from serve_app.errors import NonFiniteError
 from serve_app.types import EmbedResult, VectorFormat
 
 
@@ -37,12 +38,15 @@ class EmbeddingsReply(Struct):
 
 
 def render(result: EmbedResult, model: str, vector_format: VectorFormat) -> bytes:
-    """The JSON body for `result.vectors`, float32 `[inputs, dimensions]`.
+    """The JSON body for `result.vectors`, float32 `[inputs, dimensions]`. Raises `NonFiniteError`: JSON has no NaN,
+    and null in a vector corrupts an index silently.
 
     Written row by row and not in one call: that lets the event loop in between the rows when a large reply is
     rendered in a thread, and costs no more.
     """
     vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
+    if not np.isfinite(vectors).all():
+        raise NonFiniteError("a vector is not finite")
     if vector_format is VectorFormat.BASE64:
         rows = [b'"' + b2a_base64(row, newline=False) + b'"' for row in vectors]
     else:

@@ -16,15 +16,11 @@ from serve_app.types import Limits, ServedModel
 _REF = "#/components/schemas/{name}"
 
 
-def document(
-    routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str
-) -> dict[str, Any]:
+def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str) -> dict[str, Any]:
     """The OpenAPI document for `routes`, with this server's limits in the request schema."""
     structs = {ErrorReply, *(route.request for route in routes if route.request is not None)}
     structs |= {body for route in routes for body in route.responses.values() if _is_struct(body)}
-    _, schemas = msgspec.json.schema_components(
-        sorted(structs, key=lambda struct: struct.__name__), ref_template=_REF
-    )
+    _, schemas = msgspec.json.schema_components(sorted(structs, key=lambda struct: struct.__name__), ref_template=_REF)
     if EmbeddingsRequest in structs:
         _bound(schemas["EmbeddingsRequest"]["properties"], models, limits)
     paths: dict[str, dict[str, Any]] = {}
@@ -55,9 +51,7 @@ def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Li
         min(low for low, _ in ranges),
         max(high for _, high in ranges),
     )
-    _integer(properties["truncate_prompt_tokens"])["maximum"] = max(
-        model.max_input_tokens for model in models
-    )
+    _integer(properties["truncate_prompt_tokens"])["maximum"] = max(model.max_input_tokens for model in models)
 
 
 def _integer(schema: dict[str, Any]) -> dict[str, Any]:

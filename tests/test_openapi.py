@@ -1,0 +1,185 @@
+"""The OpenAPI document against what is really served."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+from serve_app.api.app import build_app
+from serve_app.api.models import Models
+from serve_app.api.openai import EmbeddingsRequest, parse
+from serve_app.errors import RequestError
+from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel
+
+MODEL = ServedModel("Qwen/Qwen3-Embedding-0.6B", 64, 512)
+BODY = {"input": "hello", "model": MODEL.id}
+
+
+class Ones:
+    """A service whose vectors are all ones, and which is as well as `reason` says."""
+
+    version = "1.2.3"
+    models = (MODEL,)
+    limits = Limits(max_inputs=3)
+    reason: str | None = None
+
+    async def embed(self, job: EmbedJob, request_id: str) -> EmbedResult:
+        return EmbedResult(np.ones((len(job), job.dimensions or 64), dtype=np.float32), 1)
+
+    async def health(self) -> str | None:
+        return self.reason
+
+    async def ready(self) -> str | None:
+        return self.reason
+
+
+SERVICE = Ones()
+APP = build_app(SERVICE)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def document(http: httpx.AsyncClient) -> dict[str, Any]:
+    return dict((await http.get("/openapi.json")).json())
+
+
+def schema(document: dict[str, Any], name: str) -> Draft202012Validator:
+    Draft202012Validator.check_schema(document["components"]["schemas"][name])
+    return Draft202012Validator({**document, "$ref": f"#/components/schemas/{name}"})
+
+
+async def test_every_route_is_documented_and_no_other(document: dict[str, Any]) -> None:
+    documented = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert documented == {(route.method, route.path) for route in APP.router.routes}
+    assert document["openapi"].startswith("3.1.")
+    assert document["info"]["version"] == "1.2.3"
+
+
+async def test_every_reference_has_its_schema(document: dict[str, Any]) -> None:
+    used = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert used == set(document["components"]["schemas"])
+
+
+async def test_every_field_of_the_request_is_described(document: dict[str, Any]) -> None:
+    properties = document["components"]["schemas"]["EmbeddingsRequest"]["properties"]
+    assert list(properties) == list(EmbeddingsRequest.__struct_fields__)
+    assert all(field["description"] for field in properties.values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"),
+    [
+        ({}, True),
+        ({"input": ["a", "b"]}, True),
+        ({"input": [1, 2]}, True),
+        ({"input": [[1], [2, 3]]}, True),
+        ({"dimensions": 32, "encoding_format": "base64", "user": "u"}, True),
+        ({"instruction": "Find", "truncate": "start", "truncate_prompt_tokens": 512, "priority": "bulk"}, True),
+        ({"truncate_prompt_tokens": -1}, True),
+        ({"dimensions": None, "encoding_format": None, "priority": None, "truncate": None, "user": None}, True),
+        ({"input": ""}, False),
+        ({"input": []}, False),
+        ({"input": ["a", ""]}, False),
+        ({"input": ["a", 1]}, False),
+        ({"input": [[1], []]}, False),
+        ({"input": [-1]}, False),
+        ({"input": [2**31]}, False),
+        ({"input": [1.5]}, False),
+        ({"input": [True]}, False),
+        ({"input": [[[1]]]}, False),
+        ({"input": None}, False),
+        ({"input": {}}, False),
+        ({"input": ["a"] * 4}, False),
+        ({"input": [[1]] * 4}, False),
+        ({"input": [1] * 4}, True),
+        ({"model": None}, False),
+        ({"dimensions": 31}, False),
+        ({"dimensions": 65}, False),
+        ({"dimensions": "64"}, False),
+        ({"encoding_format": "int8"}, False),
+        ({"truncate": "END"}, False),
+        ({"truncate_prompt_tokens": 0}, False),
+        ({"truncate_prompt_tokens": -2}, False),
+        ({"truncate_prompt_tokens": 513}, False),
+        ({"priority": 0}, False),
+        ({"user": 1}, False),
+        ({"unknown": 1}, False),
+    ],
+)
+async def test_the_schema_accepts_what_the_parser_accepts(
+    document: dict[str, Any], fields: dict[str, Any], accepted: bool
+) -> None:
+    body = {**BODY, **fields}
+    assert schema(document, "EmbeddingsRequest").is_valid(body) is accepted
+    try:
+        parse(json.dumps(body).encode(), Models([MODEL]), SERVICE.limits)
+        parsed = True
+    except RequestError:
+        parsed = False
+    assert parsed is accepted
+
+
+@pytest.mark.parametrize("missing", ["input", "model"])
+async def test_required_fields(document: dict[str, Any], missing: str) -> None:
+    assert not schema(document, "EmbeddingsRequest").is_valid({k: v for k, v in BODY.items() if k != missing})
+
+
+@pytest.mark.parametrize("reason", [None, "no replica"])
+async def test_replies_match_their_schemas(
+    http: httpx.AsyncClient, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch, reason: str | None
+) -> None:
+    monkeypatch.setattr(SERVICE, "reason", reason)
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            reply = await http.request(method, path.replace("{model}", MODEL.id), json=BODY)
+            (media_type, content), *_ = operation["responses"][str(reply.status_code)]["content"].items()
+            assert reply.headers["content-type"].startswith(media_type)
+            if content:
+                name = content["schema"]["$ref"].rpartition("/")[2]
+                schema(document, name).validate(reply.json())
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+async def test_both_formats_match_the_schema(
+    http: httpx.AsyncClient, document: dict[str, Any], encoding_format: str
+) -> None:
+    reply = await http.post("/v1/embeddings", json={**BODY, "encoding_format": encoding_format})
+    schema(document, "EmbeddingsReply").validate(reply.json())
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/no"), ("PUT", "/health"), ("POST", "/v1/embeddings")])
+async def test_errors_match_their_schema(
+    http: httpx.AsyncClient, document: dict[str, Any], method: str, path: str
+) -> None:
+    reply = await http.request(method, path, json={})
+    assert reply.status_code >= 400
+    schema(document, "ErrorReply").validate(reply.json())
+
+
+async def test_the_page_links_only_to_its_own_parts(http: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    links, ids = [], set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found = dict(attrs)
+            ids.add(found.get("id"))
+            links.extend([found[name] for name in ("href", "src") if name in found])
+
+    page = (await http.get("/docs")).text
+    Reader().feed(page)
+    assert links
+    assert {link.removeprefix("#") for link in links if link is not None} <= ids
+    assert all(path in page for path in document["paths"])
