@@ -12,15 +12,15 @@ from serve_app.engine.tokenizer import Tokenizer
 from serve_app.errors import CheckpointError
 from serve_app.types import TokenIds, Vectors
 
-_PROMPT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
-_QUERIES = ("What is the capital of China?", "Explain gravity")
-_DOCUMENTS = (
+PROMPT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+QUERIES = ("What is the capital of China?", "Explain gravity")
+DOCUMENTS = (
     "The capital of China is Beijing.",
     "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and "
     "is responsible for the movement of planets around the sun.",
 )
 # Rows are queries, columns documents; from the model cards.
-_SCORES = {
+SCORES = {
     "0.6B": ((0.7645568, 0.1414251), (0.1354974, 0.5999550)),
     "4B": ((0.7534, 0.1147), (0.0320, 0.6258)),
     "8B": ((0.7493, 0.0751), (0.0880, 0.6318)),
@@ -53,9 +53,9 @@ def verify(checkpoint: Checkpoint, encode: Callable[[list[TokenIds]], Vectors], 
     if size is None:
         return False
     tokenizer = Tokenizer.read(checkpoint.path)
-    vectors = encode(tokenizer.encode_batch([*(_PROMPT + query for query in _QUERIES), *_DOCUMENTS]))
+    vectors = encode(tokenizer.encode_batch([*(PROMPT + query for query in QUERIES), *DOCUMENTS]))
     scores = vectors[:2] @ vectors[2:].T
-    expected = np.array(_SCORES[size], dtype=np.float32)
+    expected = np.array(SCORES[size], dtype=np.float32)
     off = float(np.abs(scores - expected).max())
     if not off <= tolerance:
         raise CheckpointError(

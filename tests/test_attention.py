@@ -1,0 +1,75 @@
+"""The variable-length path with the kernel replaced: what it is called with, in each torch release's
+words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.attention.varlen
+import torch.nn.functional as F
+from torch import Tensor
+
+from serve_app.engine import model
+from serve_app.engine.engine import Engine
+from serve_app.engine.varlen_attention import varlen_runs_on
+from tests.checkpoints import SHAPES, checkpoint, random_ids
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor, causal: bool) -> Tensor:
+    """What the kernel computes, one sequence after another."""
+    out = torch.empty_like(q)
+    for i in range(len(bounds_q) - 1):
+        rows, seen = slice(*bounds_q[i : i + 2].tolist()), slice(*bounds_k[i : i + 2].tolist())
+        one = [x.transpose(0, 1)[None] for x in (q[rows], k[seen], v[seen])]
+        out[rows] = F.scaled_dot_product_attention(*one, is_causal=causal, enable_gqa=True)[0].transpose(0, 1)
+    return out
+
+
+def newer(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+    *, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False, num_splits: int | None = None,
+) -> Tensor:  # fmt: skip
+    assert enable_gqa
+    assert num_splits == 1
+    check(cu_seq_q, cu_seq_k, max_q, max_k)
+    return attend(query, key, value, cu_seq_q, cu_seq_k, window_size == (-1, 0))
+
+
+def older(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+    is_causal: bool = False,
+) -> Tensor:  # fmt: skip
+    assert query.shape[1] == key.shape[1] == value.shape[1]
+    check(cu_seq_q, cu_seq_k, max_q, max_k)
+    return attend(query, key, value, cu_seq_q, cu_seq_k, is_causal)
+
+
+def check(bounds_q: Tensor, bounds_k: Tensor, max_q: int, max_k: int) -> None:
+    assert bounds_q.dtype == bounds_k.dtype == torch.int32
+    assert max_q == int(bounds_q.diff().max())
+    assert max_k == int(bounds_k.diff().max())
+
+
+@pytest.mark.parametrize("kernel", [newer, older])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_varlen_path_gives_the_same(monkeypatch: pytest.MonkeyPatch, shape: str, kernel: Any) -> None:
+    ids = random_ids([1, 5, 5, 40, 130], SHAPES[shape].vocab_size)
+    expected = Engine.load(str(checkpoint(shape)), device="cpu").encode(ids)
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(model, "varlen_runs_on", lambda *_: True)
+    found = Engine.load(str(checkpoint(shape)), device="cpu").encode(ids)
+    assert np.abs(found - expected).max() <= 1e-6
+
+
+def test_varlen_is_for_bfloat16_on_newer_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert varlen_runs_on(cuda, torch.bfloat16, 128)
+    assert not varlen_runs_on(cpu, torch.bfloat16, 128)
+    assert not varlen_runs_on(cuda, torch.float32, 128)
+    assert not varlen_runs_on(cuda, torch.bfloat16, 100)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert not varlen_runs_on(cuda, torch.bfloat16, 128)
