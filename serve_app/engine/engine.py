@@ -28,12 +28,12 @@ _TOLERANCE = {torch.float32: 3e-3, torch.bfloat16: 1e-2}
 class Engine:
     """A model on a device. Threads may share one engine; their batches then compete for the device.
 
-    Attributes: `config`; `checkpoint`, None for random weights; `device`; `dtype`; `hidden_size`;
+    Attributes: `model`; `config`; `checkpoint`, None for random weights; `device`; `dtype`; `hidden_size`;
     `max_batch_tokens`, the tokens of one forward pass (a single longer input still runs, alone).
     """
 
     def __init__(self, model: Model, checkpoint: Checkpoint | None = None, max_batch_tokens: int | None = None) -> None:
-        self._model = model
+        self.model = model
         self.checkpoint = checkpoint
         self.config: ModelConfig = model.config
         self.device: torch.device = model.device
@@ -108,10 +108,10 @@ class Engine:
         for index, ids in enumerate(token_ids):
             self._check(index, ids)
         vectors = np.empty((len(token_ids), self.hidden_size), dtype=np.float32)
-        for batch in self._batches(token_ids):
+        for batch in self.batches([len(ids) for ids in token_ids]):
             packed = torch.from_numpy(np.concatenate([token_ids[i] for i in batch]).astype(np.int64))
             lengths = [len(token_ids[i]) for i in batch]
-            vectors[batch] = self._model.forward(packed.to(self.device), lengths).cpu().numpy()
+            vectors[batch] = self.model.forward(packed.to(self.device), lengths).cpu().numpy()
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
         vectors[bad] = 0.0
         return vectors, bad
@@ -134,15 +134,18 @@ class Engine:
             wrong = low if low < 0 else high
             raise EngineError(f"input {index} has token id {wrong}, outside the vocabulary of {self.config.vocab_size}")
 
-    def _batches(self, token_ids: Sequence[TokenIds]) -> Iterator[list[int]]:
-        """Indices of inputs to run together, sorted by length so that equal ones are neighbours."""
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """How inputs of these lengths are put into forward passes: their indices, shortest first.
+
+        Sorting makes equal lengths neighbours, which attention on CPU wants.
+        """
         batch: list[int] = []
         tokens = 0
-        for index in sorted(range(len(token_ids)), key=lambda i: len(token_ids[i])):
-            if batch and tokens + len(token_ids[index]) > self.max_batch_tokens:
+        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if batch and tokens + lengths[index] > self.max_batch_tokens:
                 yield batch
                 batch, tokens = [], 0
             batch.append(index)
-            tokens += len(token_ids[index])
+            tokens += lengths[index]
         if batch:
             yield batch
