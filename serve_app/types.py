@@ -16,6 +16,9 @@ Vectors = npt.NDArray[np.float32]
 
 ENVELOPE_VERSION = 1
 
+DEMO_MODEL_ID = "embedserve/demo"
+"""The checkpoint this package makes itself, so that everything runs out of the box."""
+
 
 class Priority(IntEnum):
     """Interactive inputs overtake bulk inputs, which age so that they don't starve."""

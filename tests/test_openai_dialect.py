@@ -254,7 +254,7 @@ def test_too_many_token_ids(value: str) -> None:
         (
             {"input": [1], "instruction": "Find"},
             "instruction",
-            "'instruction' needs text input: token ids are taken as they are.",
+            "'instruction' needs text input: it can't be put before token ids.",
         ),
         ({"stream": True}, "stream", "The field 'stream' is not supported. Remove it."),
         (

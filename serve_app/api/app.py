@@ -81,7 +81,7 @@ class App:
         allow = self._allow(request)
         if not allow[1]:
             self.router.find(request.method, request.path)
-        return Reply(204, b"", headers=[allow])
+        return Reply(200, b"", headers=[allow])
 
     def _allow(self, request: Request) -> tuple[bytes, bytes]:
         return b"allow", ", ".join(self.router.allowed(request.path)).encode()

@@ -26,8 +26,10 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class Request:
-    """A request as far as it is known before its body is read. `path` is percent-decoded and free of the root
-    path."""
+    """A request as far as it is known before its body is read.
+
+    `path` is percent-decoded and free of the root path; `id` is the caller's `x-request-id` if it is fit for logs.
+    """
 
     __slots__ = (
         "content_encoding",
@@ -82,8 +84,7 @@ _STAGE_HEADER = {stage: f"x-{stage.value}-ms".encode() for stage in Stage}
 async def send_reply(send: Send, request: Request, reply: Reply) -> None:
     """Write `reply`, with the headers that every response carries; a HEAD request gets them without the body.
 
-    The names are OpenAI's, but for `x-{stage}-ms`, whose middle is the word that metrics and logs use for the
-    stage.
+    The names are OpenAI's, but for `x-{stage}-ms`: metrics and logs use the same word for the stage.
     """
     elapsed_ms = (time.perf_counter() - request.started) * 1e3
     headers: Headers = [

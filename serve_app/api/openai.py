@@ -30,7 +30,7 @@ class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
     input: Annotated[
         msgspec.Raw,
         Meta(
-            description="A text, texts, token ids or lists of token ids. Token ids are taken as they are.",
+            description="A text, texts, token ids or lists of them. Ids are the model's own, unless the server is set otherwise.",
             extra_json_schema={"anyOf": _SHAPES},
         ),
     ]
@@ -78,7 +78,7 @@ _RULES = {
 
 _INSTEAD = {
     "input_type": "Describe the task in 'instruction' instead.",
-    "normalize": "Vectors are always normalised.",
+    "normalize": "Remove it: vectors are always normalised.",
     "prompt": "Send the text in 'input', and the task in 'instruction'.",
     "prompt_name": "Describe the task in 'instruction' instead.",
     "task": "Describe the task in 'instruction' instead.",
@@ -103,7 +103,7 @@ def parse(body: bytes, models: Models, limits: Limits) -> EmbedJob:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(body, error) from None
     if request.instruction and token_ids is not None:
-        raise InvalidRequestError("'instruction' needs text input: token ids are taken as they are.", "instruction")
+        raise InvalidRequestError("'instruction' needs text input: it can't be put before token ids.", "instruction")
     truncate, truncate_to = _truncation(request, model)
     return EmbedJob(
         model=model.id,

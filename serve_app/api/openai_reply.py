@@ -48,15 +48,21 @@ def render(result: EmbedResult, model: str, vector_format: VectorFormat) -> byte
     if not np.isfinite(vectors).all():
         raise NonFiniteError("a vector is not finite")
     if vector_format is VectorFormat.BASE64:
-        rows = [b'"' + b2a_base64(row, newline=False) + b'"' for row in vectors]
+        items = [
+            b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, b2a_base64(row, newline=False))
+            for index, row in enumerate(vectors)
+        ]
     else:
-        rows = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in vectors]
-    data = b",".join(
-        [b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row) for index, row in enumerate(rows)]
-    )
-    return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
-        data,
+        items = [
+            b'{"object":"embedding","index":%d,"embedding":%b}'
+            % (index, orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
+            for index, row in enumerate(vectors)
+        ]
+    # Both ends ride on an item, so that the one join is the only copy of what may be 100 MB.
+    items[0] = b'{"object":"list","data":[' + items[0]
+    items[-1] += b'],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
         orjson.dumps(model),
         result.prompt_tokens,
         result.prompt_tokens,
     )
+    return b",".join(items)

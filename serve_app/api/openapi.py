@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Lim
     structs = {ErrorReply, *(route.request for route in routes if route.request is not None)}
     structs |= {body for route in routes for body in route.responses.values() if _is_struct(body)}
     _, schemas = msgspec.json.schema_components(sorted(structs, key=lambda struct: struct.__name__), ref_template=_REF)
+    # The schemas hold parts of the structs' own annotations: bound a copy.
+    schemas = deepcopy(schemas)
     if EmbeddingsRequest in structs:
         _bound(schemas["EmbeddingsRequest"]["properties"], models, limits)
     paths: dict[str, dict[str, Any]] = {}
@@ -47,10 +50,8 @@ def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Li
         return
     ranges = [dimension_range(model) for model in models]
     dimensions = _integer(properties["dimensions"])
-    dimensions["minimum"], dimensions["maximum"] = (
-        min(low for low, _ in ranges),
-        max(high for _, high in ranges),
-    )
+    dimensions["minimum"] = min(low for low, _ in ranges)
+    dimensions["maximum"] = max(high for _, high in ranges)
     _integer(properties["truncate_prompt_tokens"])["maximum"] = max(model.max_input_tokens for model in models)
 
 

@@ -1,5 +1,4 @@
-"""Paths and methods to handlers. Routes are data, so that the OpenAPI document lists exactly what is
-served."""
+"""Paths and methods to handlers. Routes are data, so that the document lists exactly what is served."""
 
 from __future__ import annotations
 

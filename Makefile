@@ -1,0 +1,65 @@
+# Everything a newcomer needs; CI calls these same targets. `make help` lists them.
+PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+
+MODEL ?= embedserve/demo
+PORT ?= 8000
+REPLICAS ?= 1
+GATEWAYS ?= 1
+SERVE_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev serve test check format bench chaos soak clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.base:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch goes first and pinned: with it in place nothing else pulls a second build of it.
+$(VENV)/.installed: $(VENV)/.base pyproject.toml constraints.txt
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed ## install into .venv what serving needs
+setup-dev: $(VENV)/.installed-dev ## install also what tests and benchmarks need
+
+serve: setup ## serve MODEL (default: the demo checkpoint) on PORT, with REPLICAS and GATEWAYS; Ctrl-C stops all of it
+	@exec $(BIN)/embedserve up --model '$(MODEL)' --port $(PORT) --replicas $(REPLICAS) --gateways $(GATEWAYS) $(SERVE_ARGS)
+
+test: setup-dev ## run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup-dev ## lint, types, format, import law
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: setup-dev ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens of minutes; wants an idle machine)
+	$(BIN)/python -m loadtest.bench_engine --out loadtest/results/engine.json
+	$(BIN)/python -m loadtest.bench_http --out loadtest/results/http.json
+
+chaos: setup-dev ## kill replicas under load, longer than `make test` does
+	$(BIN)/python -m pytest tests/test_replica_death.py --kills 20 $(PYTEST_ARGS)
+
+soak: setup-dev ## serve mixed traffic for SOAK_MINUTES (default 30) and watch memory and file descriptors
+	$(BIN)/python -m loadtest.soak --minutes $(or $(SOAK_MINUTES),30)
+
+clean: ## remove what make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

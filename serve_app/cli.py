@@ -1,0 +1,156 @@
+"""The `embedserve` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from serve_app import __version__
+from serve_app.cluster import instance
+from serve_app.cluster.environment import Ports, run_directory, serve_environment
+from serve_app.cluster.haproxy import stop_strays
+
+if TYPE_CHECKING:
+    from serve_app.config import Settings
+
+app = typer.Typer(
+    help="Serve Qwen3-Embedding models behind an OpenAI-compatible API.", no_args_is_help=True, add_completion=False
+)
+
+Port = Annotated[int, typer.Option(help="TCP port of the service.", min=1, max=65535)]
+
+
+@app.command()
+def up(
+    model: Annotated[
+        str | None, typer.Option(help="Hugging Face id or local folder; the demo checkpoint if unset.")
+    ] = None,
+    port: Port = 8000,
+    replicas: Annotated[int, typer.Option(help="Embedder replicas.", min=1)] = 1,
+    gateways: Annotated[int, typer.Option(help="Gateway replicas.", min=1)] = 1,
+    num_gpus: Annotated[
+        float | None, typer.Option(help="GPUs per replica; unset: 1 where the cluster has GPUs, else CPU.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, as key=value; repeatable. Keys: `embedserve settings`."),
+    ] = None,
+    haproxy_stats_port: Annotated[int, typer.Option(help="0: any free port.")] = 0,
+    haproxy_metrics_port: Annotated[int, typer.Option(help="0: any free port.")] = 0,
+    gateway_ports: Annotated[str, typer.Option(help="Range that gateways listen on behind HAProxy.")] = "47000-47999",
+    dashboard_port: Annotated[int | None, typer.Option(help="Start Ray's dashboard on this port.")] = None,
+) -> None:
+    """Start Ray, HAProxy and the service on this machine; Ctrl-C stops all of it."""
+    arguments: dict[str, object] = {"replicas": replicas, "gateways": gateways}
+    arguments |= {key: value for key, value in (("model", model), ("num_gpus", num_gpus)) if value is not None}
+    for pair in setting or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r} isn't key=value", param_hint="--set")
+        arguments[key] = value
+    settings = _settings(arguments)
+    first, _, last = gateway_ports.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) <= 65535):
+        raise typer.BadParameter("FIRST-LAST is needed, like 47000-47999", param_hint="--gateway-ports")
+    if holder := instance.port_holder(port):
+        _fail(
+            f"Port {port} is taken by {holder}. Choose another with --port, or stop that first (`embedserve down --port {port}`)."
+        )
+    ports = Ports(
+        port,
+        haproxy_stats_port or instance.free_port(),
+        haproxy_metrics_port or instance.free_port(),
+        int(first),
+        int(last),
+    )
+    # Ray reads these when it is imported, and the processes it starts inherit them.
+    os.environ.update(serve_environment(ports, cores=os.cpu_count() or 1))
+    from serve_app.cluster.local import serve_here
+
+    sys.exit(serve_here(settings, ports, dashboard_port))
+
+
+@app.command()
+def down(port: Port = 8000) -> None:
+    """Stop what `embedserve up` started on this port, with everything it accepted answered."""
+    found = instance.find(port)
+    process = found.process() if found else None
+    if process is not None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=120)
+    # An `up` that was killed hard can leave HAProxy behind.
+    stopped = stop_strays(run_directory(port))
+    if found is not None:
+        found.forget()
+    if process is None and not stopped:
+        _fail(f"Nothing that `embedserve up` started runs on port {port}.")
+    print(f"Stopped the service on port {port}.")
+
+
+@app.command()
+def status(port: Port = 8000) -> None:
+    """Say what runs on this port and whether it answers; exit code 0 only if it's healthy."""
+    found = instance.find(port)
+    running = found is not None and found.process() is not None
+    print(
+        f"process  {'running, pid ' + str(found.pid) if found and running else 'not started by `embedserve up` on this machine'}"
+    )
+    code, health = instance.get_json(f"http://127.0.0.1:{port}/health")
+    print(f"health   {health.get('status', 'no answer')}{': ' + health['reason'] if 'reason' in health else ''}")
+    _, models = instance.get_json(f"http://127.0.0.1:{port}/v1/models")
+    for model in models.get("data", []):
+        print(f"model    {model['id']}")
+    raise typer.Exit(0 if code == 200 else 1)
+
+
+@app.command()
+def env(port: Port = 8000) -> None:
+    """Print what to export on every node before `ray start`: eval "$(embedserve env)"."""
+    for name, value in serve_environment(Ports(http=port), cores=os.cpu_count() or 1).items():
+        print(f"export {name}={value}")
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting with its default and meaning, as JSON Schema."""
+    from serve_app.config import Settings
+
+    print(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _settings(arguments: dict[str, object]) -> Settings:
+    from pydantic import ValidationError
+
+    from serve_app.config import Settings
+
+    try:
+        return Settings.model_validate(arguments)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_url=False)
+        )
+        _fail(f"These settings can't be used: {problems}. `embedserve settings` lists them all.")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"embedserve: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

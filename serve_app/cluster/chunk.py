@@ -1,0 +1,37 @@
+"""One chunk's walk through a replica: envelope in, reply out."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import numpy as np
+
+from serve_app.engine.batcher import Batcher
+from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope
+
+
+async def embed_chunk(batcher: Batcher, replica: str, envelope: Envelope) -> ChunkReply:
+    """Vectors for every input of a chunk, in its order, or that input's error.
+
+    Raises `ValueError` for an envelope of another version, `EngineDeadError` if this replica can't compute.
+    """
+    if envelope.version != ENVELOPE_VERSION:
+        raise ValueError(f"envelope version {envelope.version}, this replica speaks {ENVELOPE_VERSION}")
+    ends = np.cumsum(envelope.lengths).tolist()
+    encoded = await batcher.submit(
+        [envelope.token_ids[start:end] for start, end in pairwise([0, *ends])],
+        gateway=envelope.gateway,
+        ids=envelope.ids.tolist(),
+        priorities=envelope.priority.tolist(),
+        deadlines=(time.monotonic() + envelope.time_left.astype(np.float64)).tolist(),
+    )
+    return ChunkReply(
+        replica,
+        encoded.vectors,
+        encoded.errors,
+        encoded.queue_seconds,
+        encoded.inference_seconds,
+        outstanding_tokens=batcher.outstanding_tokens,
+        tokens_per_second=batcher.tokens_per_second,
+    )

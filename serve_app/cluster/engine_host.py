@@ -1,0 +1,47 @@
+"""Loads the engine inside a replica and puts the batcher in front of it."""
+
+from __future__ import annotations
+
+import os
+
+from serve_app.config import Settings
+from serve_app.engine.batcher import Batcher, EncodedBatch
+from serve_app.engine.engine import Engine
+from serve_app.engine.queue import QueuePolicy
+from serve_app.errors import NonFiniteError
+from serve_app.telemetry.logs import configure_logging
+from serve_app.types import TokenIds
+
+
+def load_batcher(settings: Settings, num_gpus: float) -> Batcher:
+    """A started batcher over a loaded, checked and warmed-up engine. Raises `CheckpointError` if the model can't be served."""
+    logger = configure_logging()
+    device = "cuda" if num_gpus else "cpu"
+    logger.info("Loading %s on %s", settings.model, device)
+    engine = Engine.load(
+        settings.model,
+        revision=settings.revision,
+        device=device,
+        dtype=None if settings.dtype == "auto" else settings.dtype,
+        threads=settings.threads or max(1, (os.cpu_count() or 1) // settings.replicas),
+    )
+    logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
+    engine.warmup()
+    if engine.checkpoint is not None and engine.checkpoint.demo:
+        logger.warning(
+            "This is the demo checkpoint: its vectors are well-formed and mean nothing. Choose a model for real use."
+        )
+    logger.info("Embedding model loaded successfully: %s", settings.model)
+    return Batcher(
+        lambda token_ids: encode_batch(engine, token_ids),
+        hidden_size=engine.hidden_size,
+        max_batch_tokens=settings.batch.max_tokens or engine.max_batch_tokens,
+        max_batch_inputs=settings.batch.max_inputs,
+        policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
+    )
+
+
+def encode_batch(engine: Engine, token_ids: list[TokenIds]) -> EncodedBatch:
+    """One batch through the engine; a vector that isn't finite fails its own input."""
+    vectors, bad = engine.encode_checked(token_ids)
+    return EncodedBatch(vectors, {row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad})

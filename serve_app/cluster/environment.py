@@ -1,0 +1,67 @@
+"""The environment that Ray Serve needs for this graph's speed, stated once.
+
+Ray reads `RAY_SERVE_*` when it is imported, so these must be set on every node before Ray starts there. `embedserve up` sets
+them itself; for a cluster that somebody else starts, `embedserve env` prints them; the container image and the Kubernetes manifests
+carry the same list. Without them the application works, more slowly, and `missing` says so.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """TCP ports of one node. Only `http` is for clients; the others want a firewall: HAProxy and the gateways bind all interfaces."""
+
+    http: int = 8000
+    haproxy_stats: int = 8404
+    haproxy_metrics: int = 9101
+    gateway_first: int = 47000  # Serve's own default, 30000, is where users of other servers expect the service itself
+    gateway_last: int = 47999
+
+
+# What costs throughput when it's missing; ports and paths don't.
+PERFORMANCE = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # gRPC's default of 4 MiB is less than one chunk of vectors.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 1024 * 1024),
+}
+
+
+def run_directory(port: int) -> Path:
+    """Where the instance on `port` keeps its HAProxy files; two instances on one machine must not share them."""
+    return Path(tempfile.gettempdir()) / f"embedserve-{port}"
+
+
+def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, str]:
+    """The whole list for one node with `cores` CPU cores."""
+    ports = ports or Ports()
+    haproxy = run_directory(ports.http) / "haproxy"
+    return PERFORMANCE | {
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores // 4))),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.gateway_first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.gateway_last),
+        # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, about 3 s with this.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+        # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    }
+
+
+def missing(environ: Mapping[str, str]) -> list[str]:
+    """Names of the variables whose absence costs throughput."""
+    return [name for name, value in PERFORMANCE.items() if environ.get(name) != value]

@@ -1,0 +1,71 @@
+"""A gateway replica: the HTTP surface, wired to this gateway's tokenizer, dispatcher and view of the replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.api.app import build_app
+from serve_app.cluster.dispatcher import Dispatcher
+from serve_app.cluster.health import ReplicaHealth
+from serve_app.cluster.replicas import ReplicaSet
+from serve_app.cluster.routing import feed_of
+from serve_app.cluster.served import open_model
+from serve_app.cluster.service import EmbeddingService
+from serve_app.cluster.tokenize import JobTokenizer
+from serve_app.cluster.transport import HandleTransport
+from serve_app.config import Settings
+from serve_app.engine.queue import QueuePolicy
+from serve_app.telemetry.logs import configure_logging
+
+# About what one forward pass takes: long enough to fill the device, short enough that others needn't wait long behind it.
+GPU_CHUNK_TOKENS = 16_384
+CPU_CHUNK_TOKENS = 2_048
+
+
+@serve.ingress()
+class Gateway:
+    """The Serve ingress deployment. Holds no state worth keeping: any gateway can answer any request."""
+
+    def __init__(self, settings: Settings, num_gpus: float, embedder: DeploymentHandle[Any]) -> None:
+        configure_logging()
+        model = open_model(settings)
+        config = model.checkpoint.config
+        limits = settings.limits.as_limits()
+        tokenizer = JobTokenizer(model.tokenizer, limits, config.vocab_size, settings.token_ids, settings.tiktoken_file)
+        replicas = ReplicaSet(slots_per_class=settings.dispatch.slots_per_replica)
+        transport = HandleTransport(embedder)
+        health = ReplicaHealth(transport.ping)
+        dispatcher = Dispatcher(
+            replicas,
+            transport,
+            gateway=serve.get_replica_context().replica_id.unique_id,
+            hidden_size=config.hidden_size,
+            chunk_tokens=settings.dispatch.chunk_tokens or (GPU_CHUNK_TOKENS if num_gpus else CPU_CHUNK_TOKENS),
+            chunk_inputs=settings.dispatch.chunk_inputs,
+            max_attempts=settings.dispatch.max_attempts,
+            policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
+        )
+        feed_of("Embedder").subscribe(replicas.set_replicas)
+        self._service = EmbeddingService(
+            model.served, limits, tokenizer, dispatcher, health, settings.dispatch.request_timeout_seconds
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return own_request_id(build_app(self._service))
+
+
+def own_request_id(app: Any) -> Any:
+    """Serve puts `x-request-id` on every response, the one our app has read from the request; don't say it twice."""
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        async def send_once(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+            await send(message)
+
+        await app(scope, receive, send_once)
+
+    return asgi

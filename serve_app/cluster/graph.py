@@ -1,0 +1,51 @@
+"""The Serve application: Gateway replicas in front, Embedder replicas behind, one router between them."""
+
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+
+from serve_app.cluster import environment
+from serve_app.cluster.embedder import Embedder
+from serve_app.cluster.gateway import Gateway
+from serve_app.cluster.placement import gpus_per_replica
+from serve_app.config import Settings
+from serve_app.telemetry.logs import configure_logging
+
+# Serve's own admission is set out of the way: the dispatcher bounds what is in flight, in tokens.
+GATEWAY_CONCURRENCY = 10_000
+EMBEDDER_CONCURRENCY = 1_000
+
+
+def build(settings: Settings) -> serve.Application:
+    """The application for `serve run serve_app:build key=value …`, for `args:` in a Serve config file and for `embedserve up`.
+
+    (Annotations are real types here, not strings: Serve reads them to validate the arguments.)
+    """
+    logger = configure_logging()
+    if absent := environment.missing(os.environ):
+        logger.warning(
+            "Ray may have been started without %s: the service works, at a fraction of its throughput. "
+            "`embedserve env` prints what to export on every node before `ray start`.",
+            ", ".join(absent),
+        )
+    num_gpus = gpus_per_replica(settings)
+    logging_config: dict[str, Any] = {"enable_access_log": settings.access_log}
+    embedder = serve.deployment(Embedder).options(
+        name="Embedder",
+        num_replicas=settings.replicas,
+        max_ongoing_requests=EMBEDDER_CONCURRENCY,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus},
+        request_router_config=RequestRouterConfig(request_router_class="serve_app.cluster.routing:PinnedRouter"),
+        health_check_period_s=2,
+        logging_config=logging_config,
+    )
+    gateway = serve.deployment(Gateway).options(
+        name="Gateway",
+        num_replicas=settings.gateways,
+        max_ongoing_requests=GATEWAY_CONCURRENCY,
+        ray_actor_options={"num_cpus": settings.gateway_num_cpus},
+        logging_config=logging_config,
+    )
+    return gateway.bind(settings, num_gpus, embedder.bind(settings, num_gpus))

@@ -1,0 +1,112 @@
+"""`embedserve up`: one machine, from nothing to a serving endpoint, and back to nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from http import HTTPStatus
+from types import FrameType
+from typing import NoReturn
+
+import ray
+from ray import serve
+
+from serve_app.cluster.environment import Ports, run_directory
+from serve_app.cluster.graph import build
+from serve_app.cluster.haproxy import stop_strays
+from serve_app.cluster.instance import Instance, get_json
+from serve_app.cluster.served import open_model
+from serve_app.config import Settings
+from serve_app.telemetry.logs import configure_logging
+
+APPLICATION = "embedserve"
+READY_SECONDS = 60.0
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+
+
+class _StopRequestedError(BaseException):
+    """Ctrl-C or SIGTERM. Not an `Exception`: nothing on the way may swallow it."""
+
+
+def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> int:
+    """Serve until Ctrl-C or SIGTERM; returns the exit code. Whatever happens, Ray and HAProxy are stopped before it returns."""
+    log = configure_logging()
+    instance = Instance.of_this_process(ports.http, settings.model)
+    code = 0
+    try:
+        _stop_on_signals()
+        open_model(settings)  # what can't be served is found out before anything starts
+        instance.save()
+        log.info("Starting Ray")
+        ray.init(
+            num_cpus=_cpus_needed(settings),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=dashboard_port is not None,
+            dashboard_port=dashboard_port,
+            logging_level=logging.WARNING,
+        )
+        _stop_on_signals()  # ray.init puts its own handler there
+        serve.start(http_options={"host": "0.0.0.0", "port": ports.http}, logging_config={"log_level": "WARNING"})  # noqa: S104
+        _deploy(settings)
+        _wait_until_ready(instance)
+        log.info("Ready: %s/v1 serves %s", instance.url, settings.model)
+        while True:
+            signal.pause()
+    except _StopRequestedError:
+        log.info("Stopping")
+    except Exception as error:
+        log.error("Could not serve: %s", error)
+        code = 1
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        _stop_everything(log)
+        stop_strays(run_directory(ports.http))
+        instance.forget()
+    return code
+
+
+def _deploy(settings: Settings) -> None:
+    try:
+        serve.run(build(settings), name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        # Serve's own message only says which deployment failed; the reason is the last line of the replica's traceback.
+        deployments = serve.status().applications[APPLICATION].deployments
+        reasons = [f"{name}: {status.message.strip()}" for name, status in deployments.items() if status.message]
+        raise RuntimeError("\n".join([str(error), *reasons])) from error
+
+
+def _stop_on_signals() -> None:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _StopRequestedError
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def _cpus_needed(settings: Settings) -> int:
+    """CPUs to tell Ray of: the machine's, or as many as the replicas reserve, so that they're all placed on a small machine."""
+    reserved = settings.replicas * settings.num_cpus + settings.gateways * settings.gateway_num_cpus
+    return max(os.cpu_count() or 1, math.ceil(reserved))
+
+
+def _wait_until_ready(instance: Instance) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if get_json(f"{instance.url}/ready")[0] == HTTPStatus.OK:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"{instance.url}/ready did not answer 200 within {READY_SECONDS:g} s of deployment")
+
+
+def _stop_everything(log: logging.Logger) -> None:
+    if not ray.is_initialized():
+        return
+    try:
+        serve.shutdown()
+    except Exception as error:
+        log.warning("Serve did not shut down cleanly (%s); stopping Ray anyway", type(error).__name__)
+    ray.shutdown()

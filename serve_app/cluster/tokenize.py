@@ -1,0 +1,126 @@
+"""The first stage of a request: from a job's texts or token ids to the model's token ids, within the limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from serve_app.engine.tokenizer import Tokenizer
+from serve_app.errors import CheckpointError, InvalidRequestError, TooManyTokensError
+from serve_app.types import EmbedJob, Limits, TokenIds, Truncate
+
+# Below this many characters a thread hop costs more than it spares the event loop (a token takes about 1 µs).
+INLINE_CHARACTERS = 4096
+
+QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{text}"
+"""The model card's template for queries. There is no space after `Query:`."""
+
+
+class JobTokenizer:
+    """Turns a job into one int32 array per input, each ending with `<|endoftext|>`.
+
+    `token_ids` says what token-id inputs mean: `model`, `refuse` or `tiktoken:<encoding>`; `vocab_size` is the number of rows of the
+    model's embedding table.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        limits: Limits,
+        vocab_size: int,
+        token_ids: str = "model",
+        tiktoken_file: str | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._limits = limits
+        self._vocab_size = vocab_size
+        self._foreign = token_ids
+        kind, _, encoding = token_ids.partition(":")
+        self._decode: Callable[[TokenIds], str] | None = (
+            tiktoken_decoder(encoding, tiktoken_file) if kind == "tiktoken" else None
+        )
+
+    async def tokenize(self, job: EmbedJob) -> list[TokenIds]:
+        """Token ids of every input. Raises `InvalidRequestError` or `TooManyTokensError` (both status 400)."""
+        if job.texts is None:
+            inputs = await self._from_token_ids(job.token_ids or [])
+        else:
+            inputs = await self._from_texts(job.texts, job.instruction)
+        return self._fit(job, inputs)
+
+    async def _from_texts(self, texts: list[str], instruction: str | None) -> list[TokenIds]:
+        if instruction:
+            texts = [QUERY_TEMPLATE.format(instruction=instruction, text=text) for text in texts]
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return self._tokenizer.encode_batch(texts)
+        return await asyncio.to_thread(self._tokenizer.encode_batch, texts)
+
+    async def _from_token_ids(self, inputs: list[TokenIds]) -> list[TokenIds]:
+        if self._foreign == "refuse":
+            raise InvalidRequestError("This server takes no token ids: send the text itself.", param="input")
+        if self._decode is not None:
+            return await asyncio.to_thread(self._tokenize_foreign, inputs)
+        for index, ids in enumerate(inputs):
+            if ids.max() >= self._vocab_size:
+                raise InvalidRequestError(
+                    f"Input {index} has token id {ids.max()}, but this model's ids end at {self._vocab_size - 1}. "
+                    "Token ids must come from this model's own tokenizer; send the text itself if yours come from another.",
+                    param="input",
+                )
+        return [self._tokenizer.append_end_of_text(ids) for ids in inputs]
+
+    def _tokenize_foreign(self, inputs: list[TokenIds]) -> list[TokenIds]:
+        assert self._decode is not None
+        texts = []
+        for index, ids in enumerate(inputs):
+            try:
+                texts.append(self._decode(ids))
+            except (KeyError, OverflowError):
+                raise InvalidRequestError(
+                    f"Input {index} has token ids that {self._foreign.partition(':')[2]} doesn't have.", param="input"
+                ) from None
+        return self._tokenizer.encode_batch(texts)
+
+    def _fit(self, job: EmbedJob, inputs: list[TokenIds]) -> list[TokenIds]:
+        limit = self._limits.max_input_tokens
+        side = job.truncate
+        if job.truncate_to is not None:
+            limit = min(limit, job.truncate_to)
+        if side is not Truncate.NONE:
+            inputs = [self._tokenizer.cut(ids, limit, side) if len(ids) > limit else ids for ids in inputs]
+        lengths = np.fromiter(map(len, inputs), np.int64, len(inputs))
+        if inputs and lengths.max() > limit:
+            index = int(np.argmax(lengths > limit))
+            place = f" (input index {index})" if len(inputs) > 1 else ""
+            raise InvalidRequestError(
+                f"Input length {lengths[index]} exceeds maximum allowed length {limit}{place}", param="input"
+            )
+        if (total := int(lengths.sum())) > self._limits.max_request_tokens:
+            raise TooManyTokensError(
+                f"Requested {total} tokens, max {self._limits.max_request_tokens} tokens per request", param="input"
+            )
+        return inputs
+
+
+def tiktoken_decoder(encoding: str, file: str | None) -> Callable[[TokenIds], str]:
+    """Decoder of a tiktoken encoding, from a local `.tiktoken` file or by its name. Raises `CheckpointError` if it can't be had."""
+    try:
+        import tiktoken  # noqa: PLC0415 - an optional extra
+        from tiktoken.load import load_tiktoken_bpe  # noqa: PLC0415
+    except ImportError as error:
+        raise CheckpointError("token_ids=tiktoken:… needs the extra: pip install 'embedserve[tiktoken]'") from error
+    try:
+        if file is None:
+            known = tiktoken.get_encoding(encoding)
+        else:
+            # Decoding needs the ranks only; the pattern is for encoding, which is never done.
+            ranks = load_tiktoken_bpe(str(Path(file).expanduser()))
+            known = tiktoken.Encoding(encoding, pat_str=r"[\s\S]", mergeable_ranks=ranks, special_tokens={})
+    except Exception as error:
+        raise CheckpointError(
+            f"tiktoken encoding {encoding!r} can't be loaded ({type(error).__name__}); without internet, set tiktoken_file"
+        ) from error
+    return lambda ids: known.decode_bytes(ids.tolist()).decode("utf-8", errors="replace")

@@ -1,0 +1,126 @@
+"""One settings tree: every default is stated here, once.
+
+`Settings` is the argument of `serve_app:build`, of the `args:` of a Serve config file, and of `embedserve up`. Nested fields can be
+given with dots where only flat arguments exist: `serve run serve_app:build model=… limits.max_inputs=4096`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serve_app.types import DEMO_MODEL_ID, Limits
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class LimitSettings(_Section):
+    """What one request may ask for."""
+
+    max_input_tokens: int = Field(
+        8192, ge=2, description="longer inputs are refused; up to the model's own 32768 or 40960"
+    )
+    max_inputs: int = Field(2048, ge=1)
+    max_request_tokens: int = Field(300_000, ge=2)
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+
+    def as_limits(self) -> Limits:
+        return Limits(**self.model_dump())
+
+
+class BatchSettings(_Section):
+    """How a replica forms batches. A batch starts whenever the engine is free; there is no wait to tune."""
+
+    max_tokens: int | None = Field(
+        None, ge=16, description="token budget of one forward pass; unset: 16384 on GPU, 2048 on CPU"
+    )
+    max_inputs: int = Field(512, ge=1)
+    bulk_patience_seconds: float = Field(
+        2.0, ge=0, description="bulk inputs overtake interactive ones after waiting so long"
+    )
+
+
+class DispatchSettings(_Section):
+    """How a gateway cuts requests into chunks and sends them to replicas."""
+
+    chunk_tokens: int | None = Field(
+        None, ge=16, description="token budget of one RPC; unset: 16384 on GPU, 2048 on CPU"
+    )
+    chunk_inputs: int = Field(256, ge=1)
+    slots_per_replica: int = Field(2, ge=1, description="RPCs in flight per replica, gateway and length class")
+    max_attempts: int = Field(3, ge=1, description="sends of one input, the first included, when replicas are lost")
+    request_timeout_seconds: float = Field(300.0, gt=0)
+
+
+class Settings(_Section):
+    """Everything that can be set about a deployment."""
+
+    model: str = Field(DEMO_MODEL_ID, description="Hugging Face id or local folder of a Qwen3-Embedding checkpoint")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hugging Face id")
+    served_model_name: str | None = Field(
+        None, description="id that clients see; the model id, or the folder's name, if unset"
+    )
+
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    replicas: int = Field(1, ge=1, description="Embedder replicas, one engine each")
+    gateways: int = Field(1, ge=1, description="Gateway replicas: HTTP, tokenizing, coalescing")
+    num_gpus: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs per Embedder; unset: 1 where the cluster has GPUs, else 0 (CPU). Fractions share one GPU",
+    )
+    num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray reserves per Embedder")
+    gateway_num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves per Gateway")
+    threads: int | None = Field(
+        None, ge=1, description="torch threads per Embedder on CPU; unset: the node's cores / replicas"
+    )
+
+    token_ids: str = Field(
+        "model",
+        pattern=r"^(model|refuse|tiktoken:[\w.-]+)$",
+        description="what token-id inputs mean: this model's ids, refuse them, or tiktoken:<encoding> to decode and tokenize again",
+    )
+    tiktoken_file: str | None = Field(
+        None, description="local .tiktoken file of that encoding, for machines without internet"
+    )
+
+    limits: LimitSettings = LimitSettings()
+    batch: BatchSettings = BatchSettings()
+    dispatch: DispatchSettings = DispatchSettings()
+
+    access_log: bool = Field(False, description="Serve's own line per request; costs throughput")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest_dotted_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        nested: dict[str, Any] = {}
+        for key, value in data.items():
+            section, dot, field = str(key).partition(".")
+            if dot:
+                inner = nested.setdefault(section, {})
+                if not isinstance(inner, dict):
+                    raise ValueError(f"{section!r} is given both whole and by {key!r}")
+                inner[field] = value
+            elif key in nested:
+                raise ValueError(f"{key!r} is given both whole and by its fields")
+            else:
+                nested[key] = value
+        return nested
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.limits.max_request_tokens < self.limits.max_input_tokens:
+            raise ValueError("limits.max_request_tokens must be at least limits.max_input_tokens")
+        if self.num_gpus is not None and self.num_gpus > 1 and not math.isclose(self.num_gpus % 1, 0):
+            raise ValueError("num_gpus above 1 must be a whole number (Ray's rule)")
+        if self.revision is not None and self.model == DEMO_MODEL_ID:
+            raise ValueError("the demo checkpoint has no revisions: unset revision or choose a model")
+        if self.tiktoken_file is not None and not self.token_ids.startswith("tiktoken:"):
+            raise ValueError("tiktoken_file needs token_ids=tiktoken:<encoding>")
+        return self

@@ -1,0 +1,130 @@
+"""The import law: which layer may know which, and what each process must not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import serve_app
+
+ROOT = Path(serve_app.__file__).parent
+LEAVES = {"serve_app.types", "serve_app.errors", "serve_app"}
+LAYERS = {
+    "engine": LEAVES | {"serve_app.engine"},
+    "api": LEAVES | {"serve_app.api"},
+    "telemetry": LEAVES | {"serve_app.telemetry"},
+    "cluster": LEAVES
+    | {"serve_app.cluster", "serve_app.api", "serve_app.telemetry", "serve_app.engine", "serve_app.config"},
+}
+THIRD_PARTY = {
+    "engine": {"torch", "transformers", "safetensors", "tokenizers", "huggingface_hub", "numpy"},
+    "api": {"starlette", "msgspec", "orjson", "numpy"},
+    "telemetry": {"prometheus_client"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """Absolute names imported, and whether at module level at run time (not inside a function or TYPE_CHECKING)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in later
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or "", id(node) not in later
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_what_lies_below(layer: str) -> None:
+    wrong = []
+    for module, path in modules():
+        if not module.startswith(f"serve_app.{layer}"):
+            continue
+        for name, _ in imports_of(path):
+            if name.split(".")[0] == "serve_app":
+                if not any(
+                    name == allowed or (allowed != "serve_app" and name.startswith(allowed + "."))
+                    for allowed in LAYERS[layer]
+                ):
+                    wrong.append(f"{module} imports {name}")
+            elif layer in THIRD_PARTY:
+                top = name.split(".")[0]
+                if top not in sys.stdlib_module_names and top not in THIRD_PARTY[layer]:
+                    wrong.append(f"{module} imports {name}")
+    assert not wrong
+
+
+def test_leaves_import_nothing_of_the_package() -> None:
+    allowed = {"serve_app.config": {"serve_app.types"}, "serve_app.types": set(), "serve_app.errors": set()}
+    for module, path in modules():
+        if module in allowed:
+            assert {name for name, _ in imports_of(path) if name.startswith("serve_app")} <= allowed[module]
+
+
+def test_no_import_cycles() -> None:
+    known = dict(modules())
+    graph = {
+        module: {name for name, at_load in imports_of(path) if at_load and name in known and name != module}
+        for module, path in known.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for name in graph[module] - {"serve_app"}:
+                visit(name, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_environment_is_read_in_one_place() -> None:
+    readers = [
+        module
+        for module, path in modules()
+        if "os.environ" in path.read_text(encoding="utf-8") or "os.getenv" in path.read_text(encoding="utf-8")
+    ]
+    # The command prepares Ray's environment; the graph checks that it was prepared. Settings never come from it.
+    assert set(readers) <= {"serve_app.cli", "serve_app.cluster.graph"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules in `sys.modules` of a fresh interpreter after `statement`."""
+    code = f"import sys\n{statement}\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import serve_app", {"ray", "torch", "pydantic", "starlette", "numpy"}),
+        ("import serve_app.engine.engine, serve_app.engine.batcher", {"ray", "pydantic", "starlette", "msgspec"}),
+        ("import serve_app.api.app", {"ray", "torch", "transformers", "pydantic"}),
+        ("import serve_app.cluster.gateway", {"torch", "transformers"}),
+        ("import serve_app.cluster.graph", {"torch", "transformers"}),
+        ("import serve_app.cli", {"ray", "torch", "transformers"}),
+    ],
+)
+def test_what_a_process_does_not_load(statement: str, absent: set[str]) -> None:
+    assert not loaded_by(statement) & absent
