@@ -265,9 +265,26 @@ async def test_an_input_is_sent_three_times_at_most():
     gateway = Gateway("a", "b", "c", "d", behave=lose)
     with pytest.raises(UnavailableError):
         await gateway.embed([tokens(5, mark) for mark in range(1, 7)])
-    assert len([mark for sent in gateway.wire.marks() for mark in sent if mark == 1]) == 3
+    for mark in (1, 6):
+        tried = [replica for replica, envelope in gateway.wire.sent if mark in marks(envelope)]
+        assert len(tried) == len(set(tried)) == 3, "each time on another replica"
     await asyncio.sleep(1)
     gateway.assert_idle()
+
+
+@virtually
+async def test_retries_do_not_share_a_chunk_with_fresh_inputs():
+    async def lose_once(replica: str, envelope: Envelope) -> ChunkReply:
+        await asyncio.sleep(1.0)
+        if len(gateway.wire.sent) == 1:
+            raise ReplicaLostError(replica)
+        return reply_to(replica, envelope)
+
+    gateway = Gateway("a", behave=lose_once)
+    first = gateway.embed([tokens(5, 1)])
+    await asyncio.sleep(0.5)
+    await asyncio.gather(first, gateway.embed([tokens(5, 2)]))
+    assert gateway.wire.marks() == [[1], [1], [2]]
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, takewhile
 
 import numpy as np
 
 from serve_app.cluster.deadlines import Deadlines
 from serve_app.cluster.ports import ReplicaLostError, ReplicaView, Transport
 from serve_app.cluster.tasks import TaskGroup
-from serve_app.cluster.ticket import NOWHERE, Chunk, Embedded, Request, Ticket
+from serve_app.cluster.ticket import Chunk, Embedded, Request, Ticket
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.errors import DeadlineExceededError, EngineDeadError, InternalError, RequestError, UnavailableError
 from serve_app.types import ChunkReply, Priority, TokenIds
@@ -128,8 +128,10 @@ class Dispatcher:
         now = self._clock()
         while (lane := self._queue.leader(skip=full)) is not None:
             tickets = self._queue.peek(lane, self._chunk_tokens, self._chunk_inputs)
+            # Retries travel apart: an input that kills replicas takes down no others but its first companions.
+            lost_on = tickets[0].lost_on
+            tickets = [*takewhile(lambda ticket: ticket.lost_on == lost_on, tickets)]  # noqa: B023
             tokens = sum([ticket.tokens for ticket in tickets])
-            lost_on = NOWHERE.union(*[ticket.lost_on for ticket in tickets])
             replica = self._view.try_acquire(lane, tokens, lost_on)
             if replica is None:
                 full.add(lane)
