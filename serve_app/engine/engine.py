@@ -108,22 +108,25 @@ class Engine:
         for index, ids in enumerate(token_ids):
             self._check(index, ids)
         vectors = np.empty((len(token_ids), self.hidden_size), dtype=np.float32)
+        done = []
         for batch in self.batches([len(ids) for ids in token_ids]):
             packed = torch.from_numpy(np.concatenate([token_ids[i] for i in batch]).astype(np.int64))
             lengths = [len(token_ids[i]) for i in batch]
-            vectors[batch] = self.model.forward(packed.to(self.device), lengths).cpu().numpy()
+            done.append((batch, self.model.forward(packed.to(self.device), lengths)))
+        for batch, rows in done:  # only now, so that the device isn't waited for between batches
+            vectors[batch] = rows.cpu().numpy()
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
         vectors[bad] = 0.0
         return vectors, bad
 
     def warmup(self) -> None:
-        """Run a short, a long and a mixed batch, so that the first request doesn't pay for first-time
-        work."""
-        full = min(self.max_batch_tokens, self.config.max_position_embeddings)
-        ids = np.arange(full, dtype=np.int32) % self.config.vocab_size
+        """Run a short and a mixed batch, on CUDA also the largest, so that no request pays for first-time work."""
+        limit = min(self.max_batch_tokens, self.config.max_position_embeddings)
+        ids = np.arange(limit, dtype=np.int32) % self.config.vocab_size
         self.encode([ids[:1]])
-        self.encode([ids])
-        self.encode([ids[:length] for length in (1, 8, 32, 128) if length <= full])
+        self.encode([ids[:length] for length in (1, 8, 32, 128)])
+        if self.device.type == "cuda":
+            self.encode([ids])
 
     def _check(self, index: int, ids: TokenIds) -> None:
         limit = self.config.max_position_embeddings
