@@ -64,7 +64,7 @@ class Limits:
     max_input_tokens: int = 8192
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,14 +33,15 @@ class RunningService:
 
     @classmethod
     @contextmanager
-    def start(cls, log: Path, *arguments: str, port: int | None = None) -> Iterator[RunningService]:
-        port = port or free_port()
+    def start(cls, log: Path, *arguments: str, python: Path = Path(sys.executable)) -> Iterator[RunningService]:
+        port = free_port()
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "serve_app.cli", "up", "--port", str(port), *arguments],
+                [python, "-m", "serve_app.cli", "up", "--port", str(port), *arguments],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=log.parent,  # not the repository: what is imported must be what is installed
             )
         running = cls(process, port, log)
         try:

@@ -37,7 +37,9 @@ def test_default_encoding_gives_the_models_vectors(client: openai.OpenAI) -> Non
 
 
 def test_float_and_base64_are_the_same_vectors(client: openai.OpenAI, service: RunningService) -> None:
-    assert_same(vectors(client.embeddings.create(model=MODEL, input=TEXTS[0], encoding_format="float")), expected(TEXTS[:1]))
+    assert_same(
+        vectors(client.embeddings.create(model=MODEL, input=TEXTS[0], encoding_format="float")), expected(TEXTS[:1])
+    )
     body = {"model": MODEL, "input": TEXTS[0], "encoding_format": "base64"}
     raw = httpx.post(f"{service.base_url}/embeddings", json=body).json()["data"][0]["embedding"]
     assert_same([np.frombuffer(base64.b64decode(raw), "<f4")], expected(TEXTS[:1]))

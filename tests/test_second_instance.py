@@ -18,7 +18,9 @@ pytestmark = pytest.mark.cluster
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "serve_app.cli", *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "serve_app.cli", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_beside_the_first_one(service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

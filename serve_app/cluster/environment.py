@@ -58,7 +58,7 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
         # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
 
 

@@ -36,8 +36,8 @@ class Gateway:
         limits = settings.limits.as_limits()
         tokenizer = JobTokenizer(model.tokenizer, limits, config.vocab_size, settings.token_ids, settings.tiktoken_file)
         replicas = ReplicaSet(slots_per_class=settings.dispatch.slots_per_replica)
-        transport = HandleTransport(embedder)
-        health = ReplicaHealth(transport.ping)
+        health = ReplicaHealth(lambda: transport.ping())
+        transport = HandleTransport(embedder, on_reply=health.answered)
         dispatcher = Dispatcher(
             replicas,
             transport,

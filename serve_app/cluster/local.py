@@ -42,6 +42,7 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
         instance.save()
         log.info("Starting Ray")
         ray.init(
+            address="local",  # whatever other cluster runs on this machine
             num_cpus=_cpus_needed(settings),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=dashboard_port is not None,
@@ -106,7 +107,7 @@ def _stop_everything(log: logging.Logger) -> None:
     if not ray.is_initialized():
         return
     try:
-        serve.shutdown()
+        serve.delete(APPLICATION)  # finishes what was accepted; the rest of Serve goes with Ray
     except Exception as error:
         log.warning("Serve did not shut down cleanly (%s); stopping Ray anyway", type(error).__name__)
     ray.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -22,7 +23,8 @@ LOST = (RayActorError, NodeDiedError, OutOfMemoryError, GetTimeoutError, Request
 class HandleTransport:
     """Carries envelopes to the replicas of one deployment; `PinnedRouter` takes each to the replica named beside it."""
 
-    def __init__(self, embedder: DeploymentHandle[Any]) -> None:
+    def __init__(self, embedder: DeploymentHandle[Any], on_reply: Callable[[], None]) -> None:
+        self._on_reply = on_reply
         self._embed = embedder.options(method_name="embed")
         self._cancel = embedder.options(method_name="cancel")
         self._ping = embedder.options(method_name="ping")
@@ -37,6 +39,7 @@ class HandleTransport:
             raise UnavailableError(
                 "The model's deployment failed; its operator finds the reason in `serve status`."
             ) from error
+        self._on_reply()
         return reply
 
     async def cancel(self, replica: str, gateway: str, ids: npt.NDArray[np.uint64]) -> None:

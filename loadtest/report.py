@@ -1,0 +1,83 @@
+"""Statistics and printed tables that the HTTP benchmark and the soak share; no hardware or git in here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loadtest.bench_report import describe_run
+
+_MORE_PACKAGES = ("ray", "fastapi", "uvicorn", "uvloop", "httptools")
+
+
+def describe_service_run() -> dict[str, Any]:
+    """`describe_run` of a run on CPU, with the versions that matter to a service."""
+    described = describe_run(torch.device("cpu"))
+    described["versions"] |= {name: version(name) for name in _MORE_PACKAGES}
+    return described
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest. Raises `ValueError` if there are none."""
+    if len(values) == 0:
+        raise ValueError("no values")
+    return {"median": float(np.median(values)), "lowest": float(min(values)), "highest": float(max(values))}
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """The smallest value that at least `q` percent of the values don't exceed."""
+    return float(np.percentile(values, q, method="inverted_cdf"))
+
+
+def slope_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
+    """Least-squares slope of `values` over time, an hour; 0 for fewer than two moments."""
+    if len(set(seconds)) < 2:
+        return 0.0
+    x = np.asarray(seconds, np.float64)
+    x -= x.mean()
+    return float((x * np.asarray(values, np.float64)).sum() / (x * x).sum() * 3600)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Text columns: names to the left, figures to the right."""
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    right = [bool(rows) and all(_is_figure(row[i]) for row in cells[1:]) for i in range(len(columns))]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def figure(values: dict[str, float], digits: int = 1, unit: str = "") -> str:
+    """A spread as `median (lowest-highest)`."""
+    median, lowest, highest = (f"{values[key]:,.{digits}f}" for key in ("median", "lowest", "highest"))
+    return f"{median}{unit} ({lowest}-{highest})"
+
+
+def print_head(report: dict[str, Any]) -> None:
+    """What every report says first."""
+    hardware = report["hardware"]
+    print(f"command   {report['command']}")
+    print(f"revision  {report['git']}")
+    print(f"hardware  {hardware['cpu']}, {hardware['cpus']} cores, device {hardware['device']}")
+    print(f"versions  {', '.join(f'{name} {value}' for name, value in report['versions'].items())}")
+
+
+def write_json(report: dict[str, Any], out: Path | None) -> None:
+    """Write the whole report to `out` if it is given, its folder made if need be."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _is_figure(cell: str) -> bool:
+    return cell == "" or cell[0].isdigit() or cell[0] in "-+"

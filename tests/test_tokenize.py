@@ -1,0 +1,80 @@
+"""The tokenize stage: what each kind of input becomes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.cluster.tokenize import JobTokenizer
+from serve_app.errors import CheckpointError, InvalidRequestError, TooManyTokensError
+from serve_app.types import EmbedJob, Limits, Truncate
+from tests.reference import tokenizer
+
+VOCABULARY = 1280
+
+
+def stage(token_ids: str = "model", **limits: int) -> JobTokenizer:
+    return JobTokenizer(tokenizer(), Limits(**limits), VOCABULARY, token_ids)
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+async def test_texts_with_instruction() -> None:
+    [got] = await stage().tokenize(EmbedJob("m", texts=["what?"], instruction="Find it"))
+    assert got.tolist() == tokenizer().encode("Instruct: Find it\nQuery:what?").tolist()
+
+
+async def test_large_texts_go_through_a_thread_with_the_same_result() -> None:
+    texts = ["word " * 2000, "b"]
+    got = await stage().tokenize(EmbedJob("m", texts=texts))
+    assert [row.tolist() for row in got] == [row.tolist() for row in tokenizer().encode_batch(texts)]
+
+
+async def test_end_of_text_is_appended_only_if_absent() -> None:
+    end = tokenizer().end_of_text_id
+    got = await stage().tokenize(EmbedJob("m", token_ids=[ids(5, 6), ids(5, end)]))
+    assert [row.tolist() for row in got] == [[5, 6, end], [5, end]]
+
+
+async def test_ids_outside_the_vocabulary() -> None:
+    with pytest.raises(InvalidRequestError, match=r"Input 1 has token id 1280.*end at 1279") as caught:
+        await stage().tokenize(EmbedJob("m", token_ids=[ids(5), ids(VOCABULARY)]))
+    assert caught.value.param == "input"
+
+
+async def test_token_ids_refused_by_setting() -> None:
+    with pytest.raises(InvalidRequestError, match="send the text itself"):
+        await stage("refuse").tokenize(EmbedJob("m", token_ids=[ids(5)]))
+
+
+async def test_too_long_is_refused_with_both_lengths() -> None:
+    text = "word " * 100
+    length = len(tokenizer().encode(text))
+    with pytest.raises(InvalidRequestError) as caught:
+        await stage(max_input_tokens=50).tokenize(EmbedJob("m", texts=[text]))
+    assert str(caught.value) == f"Input length {length} exceeds maximum allowed length 50"
+    with pytest.raises(InvalidRequestError) as caught:
+        await stage(max_input_tokens=50).tokenize(EmbedJob("m", texts=["a", text]))
+    assert str(caught.value) == f"Input length {length} exceeds maximum allowed length 50 (input index 1)"
+
+
+@pytest.mark.parametrize(("side", "kept"), [(Truncate.END, slice(0, 9)), (Truncate.START, slice(-10, -1))])
+async def test_truncation_keeps_the_end_of_text(side: Truncate, kept: slice) -> None:
+    whole = tokenizer().encode("one two three four five six seven eight nine ten eleven twelve")
+    [got] = await stage().tokenize(EmbedJob("m", token_ids=[whole], truncate=side, truncate_to=10))
+    assert got.tolist() == [*whole[kept].tolist(), tokenizer().end_of_text_id]
+
+
+async def test_too_many_tokens_in_all() -> None:
+    with pytest.raises(TooManyTokensError, match="Requested 40 tokens, max 30 tokens per request") as caught:
+        await stage(max_input_tokens=20, max_request_tokens=30).tokenize(EmbedJob("m", token_ids=[ids(*range(19))] * 2))
+    assert (caught.value.type, caught.value.code) == ("max_tokens_per_request", "max_tokens_per_request")
+
+
+def test_a_tiktoken_encoding_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="tiktoken_file"):
+        JobTokenizer(tokenizer(), Limits(), VOCABULARY, "tiktoken:cl100k_base", str(tmp_path / "absent.tiktoken"))

@@ -1,0 +1,50 @@
+"""A wheel built from this repository, installed into a clean environment, serves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.running import RunningService
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    # By way of the source distribution, so that nothing left in this folder gets in.
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
+    [built] = folder.glob("*.whl")
+    return built
+
+
+def test_what_is_in_it(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "serve_app/py.typed" in names
+    packaged = {name for name in names if name.endswith(".py")}
+    assert packaged == {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app").rglob("*.py")}
+
+
+@pytest.mark.cluster
+def test_installed_in_a_clean_environment_it_serves(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt")
+    run(*pip, "torch==2.13.0")
+    run(*pip, wheel)
+    with RunningService.start(tmp_path / "up.log", python=python) as running:
+        reply = httpx.post(f"{running.base_url}/embeddings", json={"model": "demo", "input": "a"}, timeout=60)
+        assert (reply.status_code, len(reply.json()["data"][0]["embedding"])) == (200, 128)
+    assert running.leftovers() == []
