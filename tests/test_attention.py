@@ -38,6 +38,13 @@ def newer(
     return attend(query, key, value, cu_seq_q, cu_seq_k, window_size == (-1, 0))
 
 
+def middle(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+    *, window_size: tuple[int, int] = (-1, -1),
+) -> Tensor:  # fmt: skip
+    return older(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size == (-1, 0))
+
+
 def older(
     query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
     is_causal: bool = False,
@@ -53,7 +60,7 @@ def check(bounds_q: Tensor, bounds_k: Tensor, max_q: int, max_k: int) -> None:
     assert max_k == int(bounds_k.diff().max())
 
 
-@pytest.mark.parametrize("kernel", [newer, older])
+@pytest.mark.parametrize("kernel", [newer, middle, older])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_varlen_path_gives_the_same(monkeypatch: pytest.MonkeyPatch, shape: str, kernel: Any) -> None:
     ids = random_ids([1, 5, 5, 40, 130], SHAPES[shape].vocab_size)

@@ -9,9 +9,9 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.app import build_app
 from serve_app.cluster.dispatcher import Dispatcher
+from serve_app.cluster.feed import feed_of
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.replicas import ReplicaSet
-from serve_app.cluster.routing import feed_of
 from serve_app.cluster.served import open_model
 from serve_app.cluster.service import EmbeddingService
 from serve_app.cluster.tokenize import JobTokenizer
@@ -36,8 +36,8 @@ class Gateway:
         limits = settings.limits.as_limits()
         tokenizer = JobTokenizer(model.tokenizer, limits, config.vocab_size, settings.token_ids, settings.tiktoken_file)
         replicas = ReplicaSet(slots_per_class=settings.dispatch.slots_per_replica)
-        health = ReplicaHealth(lambda: transport.ping())
-        transport = HandleTransport(embedder, on_reply=health.answered)
+        transport = HandleTransport(embedder)
+        health = ReplicaHealth(transport)
         dispatcher = Dispatcher(
             replicas,
             transport,

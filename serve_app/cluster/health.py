@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from serve_app.errors import EmbedserveError
 
 FRESH_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
+
+
+class Answering(Protocol):
+    """What can be asked for an answer, and remembers (monotonic seconds) when it last gave one."""
+
+    replied_at: float
+
+    async def ping(self) -> None: ...
 
 
 class ReplicaHealth:
@@ -18,22 +26,15 @@ class ReplicaHealth:
     Any reply counts as proof; without a fresh one, a ping is sent, one for all who ask meanwhile.
     """
 
-    def __init__(
-        self, ping: Callable[[], Awaitable[None]], fresh: float = FRESH_SECONDS, patience: float = PATIENCE_SECONDS
-    ) -> None:
-        self._ping = ping
+    def __init__(self, replicas: Answering, fresh: float = FRESH_SECONDS, patience: float = PATIENCE_SECONDS) -> None:
+        self._replicas = replicas
         self._fresh = fresh
         self._patience = patience
-        self._answered_at = float("-inf")
         self._asking: asyncio.Task[str | None] | None = None
-
-    def answered(self) -> None:
-        """A replica has just replied."""
-        self._answered_at = time.monotonic()
 
     async def reason(self) -> str | None:
         """None if a replica answers, else why the service is unhealthy."""
-        if time.monotonic() - self._answered_at < self._fresh:
+        if time.monotonic() - self._replicas.replied_at < self._fresh:
             return None
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
@@ -42,10 +43,9 @@ class ReplicaHealth:
     async def _ask(self) -> str | None:
         try:
             async with asyncio.timeout(self._patience):
-                await self._ping()
+                await self._replicas.ping()
         except TimeoutError:
             return f"no replica answered within {self._patience:g} s"
         except EmbedserveError as error:
             return f"no replica answers ({type(error).__name__})"
-        self.answered()
         return None

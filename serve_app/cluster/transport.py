@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
 from typing import Any
 
 import grpc
@@ -21,10 +22,13 @@ LOST = (RayActorError, NodeDiedError, OutOfMemoryError, GetTimeoutError, Request
 
 
 class HandleTransport:
-    """Carries envelopes to the replicas of one deployment; `PinnedRouter` takes each to the replica named beside it."""
+    """Carries envelopes to the replicas of one deployment; `PinnedRouter` takes each to the replica named beside it.
 
-    def __init__(self, embedder: DeploymentHandle[Any], on_reply: Callable[[], None]) -> None:
-        self._on_reply = on_reply
+    `replied_at` is when any of them last answered, in monotonic seconds.
+    """
+
+    def __init__(self, embedder: DeploymentHandle[Any]) -> None:
+        self.replied_at = -math.inf
         self._embed = embedder.options(method_name="embed")
         self._cancel = embedder.options(method_name="cancel")
         self._ping = embedder.options(method_name="ping")
@@ -39,7 +43,7 @@ class HandleTransport:
             raise UnavailableError(
                 "The model's deployment failed; its operator finds the reason in `serve status`."
             ) from error
-        self._on_reply()
+        self.replied_at = time.monotonic()
         return reply
 
     async def cancel(self, replica: str, gateway: str, ids: npt.NDArray[np.uint64]) -> None:
@@ -53,6 +57,7 @@ class HandleTransport:
         """Return once any replica has answered. Raises `ReplicaLostError` or `UnavailableError` like `send`."""
         try:
             await self._ping.remote()
+            self.replied_at = time.monotonic()
         except LOST as error:
             raise ReplicaLostError(type(error).__name__) from error
         except DeploymentUnavailableError as error:
