@@ -369,6 +369,21 @@ async def test_a_client_that_left_is_not_computed_for():
 
 
 @virtually
+async def test_a_retry_nobody_waits_for_is_not_sent():
+    async def lose(replica: str, envelope: Envelope) -> ChunkReply:
+        raise ReplicaLostError(replica)
+
+    gateway = Gateway("a", behave=lose)
+    left = gateway.embed([tokens(5, 1)])
+    await asyncio.sleep(0.5)
+    assert gateway.dispatcher.queued_tokens == 5
+    left.cancel()
+    await asyncio.sleep(60)
+    assert gateway.wire.marks() == [[1]]
+    gateway.assert_idle()
+
+
+@virtually
 async def test_requests_wait_for_replicas_to_appear():
     gateway = Gateway()
     request = gateway.embed([tokens(5, 1)])
@@ -448,6 +463,7 @@ class Script:
         self.losses: Counter[int] = Counter()
         self.sends: Counter[int] = Counter()
         self.may_fail: dict[int, set[type[Exception]]] = {}
+        self.over: set[int] = set()
         self.next_mark = 1
 
     async def play(self, requests: list[tuple], memberships: list[tuple[float, set[str]]]) -> None:
@@ -480,6 +496,7 @@ class Script:
     async def behave(self, replica: str, envelope: Envelope) -> ChunkReply:
         sent = marks(envelope)
         self.sends.update(sent)
+        assert not self.over & set(sent), "sent for nobody"
         n = len(sent)
         assert n <= 4
         assert envelope.lengths.sum() <= 40 or n == 1
@@ -517,6 +534,7 @@ class Script:
             self.loop.call_later(leaves_after, task.cancel)
         await asyncio.wait([task])
         now, names = self.loop.time(), [int(each[0]) for each in inputs]
+        self.over.update(names)
         assert now <= deadline + 1e-6
         if task.cancelled():
             assert leaves_after is not None
