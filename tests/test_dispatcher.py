@@ -186,6 +186,16 @@ async def test_no_more_chunks_in_flight_than_slots_and_lanes_do_not_share_them()
 
 
 @virtually
+async def test_a_lane_without_slots_does_not_hold_up_the_others():
+    gateway = Gateway("a")
+    short = gateway.embed([tokens(10, mark) for mark in range(1, 9)])
+    long = gateway.embed([tokens(50, 9)])
+    await long
+    assert gateway.loop.time() == 1.0
+    await short
+
+
+@virtually
 async def test_the_envelope_says_what_the_replica_needs():
     gateway = Gateway("a")
     await asyncio.gather(
