@@ -20,12 +20,12 @@ class WrongReplyError(Exception):
 
 
 def vectors_of(reply: bytes, inputs: int, hidden_size: int) -> tuple[Vectors, int]:
-    """The vectors of a base64 reply and its token count. Raises `WrongReplyError` unless it's in order: as many
+    """The vectors of a reply, base64 or JSON numbers, and its token count. Raises `WrongReplyError` unless it's in order: as many
     vectors as inputs, numbered, of the right width and of length 1."""
     try:
         value = orjson.loads(reply)
         data = value["data"]
-        rows = [np.frombuffer(base64.b64decode(item["embedding"]), dtype="<f4") for item in data]
+        rows = [_vector(item["embedding"]) for item in data]
         tokens = int(value["usage"]["prompt_tokens"])
         numbers = [item["index"] for item in data]
     except (ValueError, KeyError, TypeError) as error:
@@ -39,6 +39,12 @@ def vectors_of(reply: bytes, inputs: int, hidden_size: int) -> tuple[Vectors, in
     if not np.allclose(norms, 1.0, atol=1e-3):
         raise WrongReplyError(f"vectors of length {norms.min():.4f} to {norms.max():.4f}")
     return vectors, tokens
+
+
+def _vector(embedding: str | list[float]) -> Vectors:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
+    return np.array(embedding, dtype=np.float32)
 
 
 def check_samples(samples: Sequence[tuple[int, bytes]], workload: Workload, engine: Engine) -> float:

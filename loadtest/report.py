@@ -1,4 +1,4 @@
-"""Statistics and printed tables that the HTTP benchmark and the soak share; no hardware or git in here."""
+"""Statistics and printed tables that the HTTP benchmark and the soak share."""
 
 from __future__ import annotations
 
