@@ -46,6 +46,13 @@ async def test_ids_outside_the_vocabulary() -> None:
     assert caught.value.param == "input"
 
 
+async def test_special_tokens_that_the_model_has_no_row_for() -> None:
+    end = tokenizer().end_of_text_id
+    smaller = JobTokenizer(tokenizer(), Limits(), end)
+    with pytest.raises(InvalidRequestError, match=f"token id {end}.*special token"):
+        await smaller.tokenize(EmbedJob("m", texts=["a"]))
+
+
 async def test_token_ids_refused_by_setting() -> None:
     with pytest.raises(InvalidRequestError, match="send the text itself"):
         await stage("refuse").tokenize(EmbedJob("m", token_ids=[ids(5)]))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
 from serve_app.engine.engine import Engine
 from serve_app.engine.queue import QueuePolicy
-from serve_app.errors import NonFiniteError
+from serve_app.errors import EngineError, NonFiniteError
 from serve_app.telemetry.logs import configure_logging
 from serve_app.types import TokenIds
 
@@ -42,6 +44,13 @@ def load_batcher(settings: Settings, num_gpus: float) -> Batcher:
 
 
 def encode_batch(engine: Engine, token_ids: list[TokenIds]) -> EncodedBatch:
-    """One batch through the engine; a vector that isn't finite fails its own input."""
-    vectors, bad = engine.encode_checked(token_ids)
+    """One batch through the engine; an input that it refuses, or whose vector isn't finite, fails alone."""
+    try:
+        vectors, bad = engine.encode_checked(token_ids)
+    except EngineError as error:
+        if len(token_ids) == 1:
+            return EncodedBatch(np.zeros((1, engine.hidden_size), np.float32), {0: error})
+        alone = [encode_batch(engine, [ids]) for ids in token_ids]
+        failed = {row: one.failed[0] for row, one in enumerate(alone) if one.failed}
+        return EncodedBatch(np.concatenate([one.vectors for one in alone]), failed)
     return EncodedBatch(vectors, {row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad})

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from types import FrameType
 from typing import NoReturn
@@ -36,8 +37,8 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
     log = configure_logging()
     instance = Instance.of_this_process(ports.http, settings.model)
     code = 0
+    stopping = _stop_on_signals()
     try:
-        _stop_on_signals()
         open_model(settings)  # what can't be served is found out before anything starts
         instance.save()
         log.info("Starting Ray")
@@ -49,18 +50,27 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
             dashboard_port=dashboard_port,
             logging_level=logging.WARNING,
         )
-        _stop_on_signals()  # ray.init puts its own handler there
+        stopping = _stop_on_signals()  # ray.init puts its own handlers there
         serve.start(http_options={"host": "0.0.0.0", "port": ports.http}, logging_config={"log_level": "WARNING"})  # noqa: S104
         _deploy(settings)
         _wait_until_ready(instance)
         log.info("Ready: %s/v1 serves %s", instance.url, settings.model)
-        while True:
-            signal.pause()
-    except _StopRequestedError:
+        while not stopping():  # asked now and then, since an exception raised in a callback from C is only printed
+            time.sleep(0.5)
+        raise _StopRequestedError
+    except (
+        _StopRequestedError,
+        SystemExit,
+        KeyboardInterrupt,
+    ):  # Ray's own handlers raise the latter two while it starts
         log.info("Stopping")
     except Exception as error:
-        log.error("Could not serve: %s", error)
-        code = 1
+        # An exception raised by a signal inside C code can come out as another one.
+        if stopping():
+            log.info("Stopping")
+        else:
+            log.error("Could not serve: %s", error)
+            code = 1
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -80,12 +90,17 @@ def _deploy(settings: Settings) -> None:
         raise RuntimeError("\n".join([str(error), *reasons])) from error
 
 
-def _stop_on_signals() -> None:
+def _stop_on_signals() -> Callable[[], bool]:
+    """From now on Ctrl-C and SIGTERM raise; the result says whether one has come."""
+    received: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> NoReturn:
+        received.append(number)
         raise _StopRequestedError
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    return lambda: bool(received)
 
 
 def _cpus_needed(settings: Settings) -> int:

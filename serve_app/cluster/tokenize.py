@@ -49,6 +49,9 @@ class JobTokenizer:
             inputs = await self._from_token_ids(job.token_ids or [])
         else:
             inputs = await self._from_texts(job.texts, job.instruction)
+            if self._tokenizer.vocab_size > self._vocab_size:
+                # The 4B and 8B checkpoints' tokenizer knows special tokens that their embedding table has no rows for.
+                self._check_vocabulary(inputs, "Its text contains a special token, like <think>: remove that.")
         return self._fit(job, inputs)
 
     async def _from_texts(self, texts: list[str], instruction: str | None) -> list[TokenIds]:
@@ -63,14 +66,19 @@ class JobTokenizer:
             raise InvalidRequestError("This server takes no token ids: send the text itself.", param="input")
         if self._decode is not None:
             return await asyncio.to_thread(self._tokenize_foreign, inputs)
+        self._check_vocabulary(
+            inputs,
+            "Token ids must come from this model's own tokenizer; send the text itself if yours come from another.",
+        )
+        return [self._tokenizer.append_end_of_text(ids) for ids in inputs]
+
+    def _check_vocabulary(self, inputs: list[TokenIds], advice: str) -> None:
         for index, ids in enumerate(inputs):
-            if ids.max() >= self._vocab_size:
+            if (largest := ids.max()) >= self._vocab_size:
                 raise InvalidRequestError(
-                    f"Input {index} has token id {ids.max()}, but this model's ids end at {self._vocab_size - 1}. "
-                    "Token ids must come from this model's own tokenizer; send the text itself if yours come from another.",
+                    f"Input {index} has token id {largest}, but this model's ids end at {self._vocab_size - 1}. {advice}",
                     param="input",
                 )
-        return [self._tokenizer.append_end_of_text(ids) for ids in inputs]
 
     def _tokenize_foreign(self, inputs: list[TokenIds]) -> list[TokenIds]:
         assert self._decode is not None

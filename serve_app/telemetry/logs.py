@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-NAME = "embedserve"
+NAME = "serve_app"  # the package, so that every module's own logger is below it
 
 
 def configure_logging(level: int = logging.INFO) -> logging.Logger:
