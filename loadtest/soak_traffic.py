@@ -106,7 +106,7 @@ class Traffic:
                         self.tally.count(kind, time.perf_counter() - begin)
                         if self._stop.wait(draw.uniform(0.0, KINDS[kind][1])):
                             break
-            except (OSError, WrongReplyError) as error:
+            except Exception as error:  # whatever it is, the client goes on and the soak has failed
                 self.tally.fault(kind, error)
 
     def _short_turn(self, connection: Connection, draw: random.Random) -> None:
