@@ -68,6 +68,7 @@ def write_report(report: dict[str, Any], out: Path | None) -> None:
         figures = f"{rate['median']:10.1f}{rate['lowest']:10.1f}{rate['highest']:10.1f}{ratio['median']:10.2f}"
         print(f"{row['name']:24}{figures}{spread:>16}")
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 

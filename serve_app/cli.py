@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import psutil
 import typer
 
 from serve_app import __version__
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Serve Qwen3-Embedding models behind an OpenAI-compatible API.", no_args_is_help=True, add_completion=False
 )
+
+DOWN_SECONDS = 150
 
 Port = Annotated[int, typer.Option(help="TCP port of the service.", min=1, max=65535)]
 
@@ -82,7 +85,12 @@ def down(port: Port = 8000) -> None:
     process = found.process() if found else None
     if process is not None:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=120)
+        try:
+            process.wait(timeout=DOWN_SECONDS)
+        except psutil.TimeoutExpired:
+            _fail(
+                f"pid {process.pid} is still stopping after {DOWN_SECONDS} s; ask again, or end it with `kill -9 {process.pid}`."
+            )
     # An `up` that was killed hard can leave HAProxy behind.
     stopped = stop_strays(run_directory(port))
     if found is not None:

@@ -28,6 +28,10 @@ class EngineDeadError(EmbedserveError):
     """The engine thread is gone; this replica can't compute any more and must be replaced."""
 
 
+class StaleReplicaError(EmbedserveError):
+    """The chunk came from a gateway of another version of the application, or of another model."""
+
+
 class RequestError(EmbedserveError):
     """An error with a place in the HTTP contract.
 

@@ -116,6 +116,7 @@ class Envelope:
     `token_ids` is the concatenation of all inputs, int32 `[sum(lengths)]`; `lengths` int32 `[n]`; `ids` uint64 `[n]`,
     unique within the gateway; `time_left` float32 `[n]`, seconds until the input's deadline counted from sending (clocks of
     two hosts differ, so no wall time travels), infinity for none; `priority` and `output` uint8 `[n]`.
+    `model` is the fingerprint of the model whose tokenizer made the ids: during a rolling update replicas of two models can run.
     `gateway_queued_tokens` is what this gateway still holds back. `adapter` is reserved.
     """
 
@@ -126,6 +127,7 @@ class Envelope:
     time_left: npt.NDArray[np.float32]
     priority: npt.NDArray[np.uint8]
     output: npt.NDArray[np.uint8]
+    model: str = ""
     gateway_queued_tokens: int = 0
     adapter: str | None = None
     version: int = ENVELOPE_VERSION

@@ -8,16 +8,18 @@ from itertools import pairwise
 import numpy as np
 
 from serve_app.engine.batcher import Batcher
+from serve_app.errors import StaleReplicaError
 from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope
 
 
-async def embed_chunk(batcher: Batcher, replica: str, envelope: Envelope) -> ChunkReply:
+async def embed_chunk(batcher: Batcher, replica: str, model: str, envelope: Envelope) -> ChunkReply:
     """Vectors for every input of a chunk, in its order, or that input's error.
 
-    Raises `ValueError` for an envelope of another version, `EngineDeadError` if this replica can't compute.
+    `model` is the fingerprint of what this replica serves. Raises `StaleReplicaError` for an envelope of another version or model,
+    `EngineDeadError` if this replica can't compute.
     """
-    if envelope.version != ENVELOPE_VERSION:
-        raise ValueError(f"envelope version {envelope.version}, this replica speaks {ENVELOPE_VERSION}")
+    if (envelope.version, envelope.model) != (ENVELOPE_VERSION, model):
+        raise StaleReplicaError(f"replica {replica} serves another version of the application or another model")
     ends = np.cumsum(envelope.lengths).tolist()
     encoded = await batcher.submit(
         [envelope.token_ids[start:end] for start, end in pairwise([0, *ends])],

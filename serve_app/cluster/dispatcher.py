@@ -47,6 +47,7 @@ class Dispatcher:
         transport: Transport,
         *,
         gateway: str,
+        model: str = "",
         hidden_size: int,
         chunk_tokens: int = 16_384,
         chunk_inputs: int = 256,
@@ -62,6 +63,7 @@ class Dispatcher:
         self._view = view
         self._transport = transport
         self._gateway = gateway
+        self._model = model
         self._hidden_size = hidden_size
         self._chunk_tokens = chunk_tokens
         self._chunk_inputs = chunk_inputs
@@ -103,10 +105,11 @@ class Dispatcher:
         now = self._clock()
         if deadline <= now:
             raise DeadlineExceededError("The deadline passed before the request was dispatched.")
-        future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         request = Request(len(token_ids), self._hidden_size, now, deadline, future)
+        answer = request.answer
         if not token_ids:
-            return request.answer
+            return answer
         for row, ids in enumerate(token_ids):
             # The deadline is the request's, kept on one timer; the queue needn't watch every input.
             ticket = Ticket(len(ids), priority, math.inf, now, next(self._ids), row, ids, request)
@@ -116,10 +119,11 @@ class Dispatcher:
         self._deadlines.add(request, live=len(self._requests))
         self._wake()
         try:
-            return await future
+            await future
         except asyncio.CancelledError:
             self._give_up(request)
             raise
+        return answer
 
     def pump(self) -> None:
         """Send chunks until nothing waits or no slot is free."""
@@ -164,7 +168,9 @@ class Dispatcher:
     async def _carry(self, chunk: Chunk) -> None:
         outcome: ChunkReply | Exception | None = None
         try:
-            outcome = await self._transport.send(chunk.replica, chunk.envelope(self._gateway, self._queue.tokens))
+            outcome = await self._transport.send(
+                chunk.replica, chunk.envelope(self._gateway, self._model, self._queue.tokens)
+            )
             chunk.check(outcome, self._hidden_size)
         except Exception as error:
             outcome = error
@@ -182,6 +188,10 @@ class Dispatcher:
         self.in_flight_tokens -= chunk.tokens
         for ticket in chunk.tickets:
             ticket.chunk = None
+        if reply is not None and reply.replica != chunk.replica:
+            # Serve's router found the replica gone before it sent, and sent elsewhere.
+            self._view.mark_unavailable(chunk.replica)
+            reply = None
         self._view.release(chunk.replica, chunk.lane, chunk.tokens, reply)
 
     def _deliver(self, chunk: Chunk, reply: ChunkReply) -> None:
@@ -193,7 +203,7 @@ class Dispatcher:
         if dead:
             self._lose(chunk, dead)
         for request in chunk.fill_in(reply):
-            request.future.set_result(request.answer)
+            request.future.set_result(None)
             self._forget(request)
 
     def _lose(self, chunk: Chunk, tickets: Sequence[Ticket]) -> None:

@@ -26,11 +26,11 @@ class Embedder:
         from serve_app.cluster.engine_host import load_batcher  # noqa: PLC0415
 
         self._replica: str = serve.get_replica_context().replica_id.unique_id
-        self._batcher = load_batcher(settings, num_gpus)
+        self._batcher, self._model = load_batcher(settings, num_gpus)
 
     async def embed(self, envelope: Envelope, replica: str | None = None) -> ChunkReply:
         """See `embed_chunk`. `replica` is for the router, which has read it."""
-        return await embed_chunk(self._batcher, self._replica, envelope)
+        return await embed_chunk(self._batcher, self._replica, self._model, envelope)
 
     async def cancel(self, what: tuple[str, npt.NDArray[np.uint64]], replica: str | None = None) -> None:
         """Drop a gateway's inputs that haven't started."""
@@ -47,7 +47,7 @@ class Embedder:
         """Process id, for tests that kill a replica."""
         return os.getpid()
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Serve's health check."""
         if not self._batcher.healthy:
             raise EngineDeadError("the engine thread is gone")

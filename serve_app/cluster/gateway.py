@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from ray import serve
@@ -24,6 +25,9 @@ from serve_app.telemetry.logs import configure_logging
 GPU_CHUNK_TOKENS = 16_384
 CPU_CHUNK_TOKENS = 2_048
 
+# A request leaves hardly any cycles behind; collecting after every 700 allocations costs an eighth of the gateway's time.
+GC_THRESHOLDS = (50_000, 20, 100)
+
 
 @serve.ingress()
 class Gateway:
@@ -31,6 +35,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, num_gpus: float, embedder: DeploymentHandle[Any]) -> None:
         configure_logging()
+        gc.set_threshold(*GC_THRESHOLDS)
         model = open_model(settings)
         config = model.checkpoint.config
         limits = settings.limits.as_limits()
@@ -42,6 +47,7 @@ class Gateway:
             replicas,
             transport,
             gateway=serve.get_replica_context().replica_id.unique_id,
+            model=model.fingerprint,
             hidden_size=config.hidden_size,
             chunk_tokens=settings.dispatch.chunk_tokens or (GPU_CHUNK_TOKENS if num_gpus else CPU_CHUNK_TOKENS),
             chunk_inputs=settings.dispatch.chunk_inputs,
@@ -52,6 +58,10 @@ class Gateway:
         self._service = EmbeddingService(
             model.served, limits, tokenizer, dispatcher, health, settings.dispatch.request_timeout_seconds
         )
+
+    async def drain(self) -> None:
+        """Refuse new requests; return once the accepted ones are computed."""
+        await self._service.drain()
 
     def __serve_build_asgi_app__(self) -> Any:
         return own_request_id(build_app(self._service))

@@ -17,6 +17,9 @@ from serve_app.telemetry.logs import configure_logging
 GATEWAY_CONCURRENCY = 10_000
 EMBEDDER_CONCURRENCY = 1_000
 
+# How long a replica that is to stop may take to finish what it has accepted.
+DRAIN_SECONDS = 60
+
 
 def build(settings: Settings) -> serve.Application:
     """The application for `serve run serve_app:build key=value …`, for `args:` in a Serve config file and for `embedserve up`.
@@ -31,7 +34,11 @@ def build(settings: Settings) -> serve.Application:
             ", ".join(absent),
         )
     num_gpus = gpus_per_replica(settings)
-    logging_config: dict[str, Any] = {"enable_access_log": settings.access_log}
+    # Below WARNING Serve makes a log record per request even when it then drops it.
+    logging_config: dict[str, Any] = {
+        "enable_access_log": settings.access_log,
+        "log_level": "INFO" if settings.access_log else "WARNING",
+    }
     embedder = serve.deployment(Embedder).options(
         name="Embedder",
         num_replicas=settings.replicas,
@@ -39,6 +46,8 @@ def build(settings: Settings) -> serve.Application:
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus},
         request_router_config=RequestRouterConfig(request_router_class="serve_app.cluster.routing:PinnedRouter"),
         health_check_period_s=2,
+        health_check_timeout_s=5,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
         logging_config=logging_config,
     )
     gateway = serve.deployment(Gateway).options(
@@ -46,6 +55,7 @@ def build(settings: Settings) -> serve.Application:
         num_replicas=settings.gateways,
         max_ongoing_requests=GATEWAY_CONCURRENCY,
         ray_actor_options={"num_cpus": settings.gateway_num_cpus},
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
         logging_config=logging_config,
     )
     return gateway.bind(settings, num_gpus, embedder.bind(settings, num_gpus))

@@ -12,7 +12,7 @@ def strays(run_directory: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["name", "cmdline"]):
         arguments = process.info["cmdline"] or []
-        if "haproxy" in (process.info["name"] or "") and any(str(run_directory) in argument for argument in arguments):
+        if "haproxy" in (process.info["name"] or "") and any(f"{run_directory}/" in argument for argument in arguments):
             found.append(process)
     return found
 

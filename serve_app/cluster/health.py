@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from contextvars import Context
 from typing import Protocol
 
-from serve_app.errors import EmbedserveError
+logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
@@ -37,7 +39,8 @@ class ReplicaHealth:
         if time.monotonic() - self._replicas.replied_at < self._fresh:
             return None
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+            # In a context of its own, or Serve would cancel it with the request that happened to ask first.
+            self._asking = asyncio.create_task(self._ask(), context=Context())
         return await asyncio.shield(self._asking)
 
     async def _ask(self) -> str | None:
@@ -46,6 +49,7 @@ class ReplicaHealth:
                 await self._replicas.ping()
         except TimeoutError:
             return f"no replica answered within {self._patience:g} s"
-        except EmbedserveError as error:
+        except Exception as error:
+            logger.debug("Ping failed", exc_info=True)
             return f"no replica answers ({type(error).__name__})"
         return None

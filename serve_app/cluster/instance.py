@@ -64,6 +64,8 @@ def port_holder(port: int) -> str | None:
         try:
             probe.bind(("0.0.0.0", port))  # noqa: S104 - where HAProxy will bind
             return None
+        except PermissionError:
+            return "the operating system, which keeps it for root"
         except OSError:
             pass
     for connection in psutil.net_connections(kind="tcp"):

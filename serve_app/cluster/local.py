@@ -16,9 +16,10 @@ import ray
 from ray import serve
 
 from serve_app.cluster.environment import Ports, run_directory
-from serve_app.cluster.graph import build
+from serve_app.cluster.graph import DRAIN_SECONDS, build
 from serve_app.cluster.haproxy import stop_strays
 from serve_app.cluster.instance import Instance, get_json
+from serve_app.cluster.placement import gpus_per_replica
 from serve_app.cluster.served import open_model
 from serve_app.config import Settings
 from serve_app.telemetry.logs import configure_logging
@@ -51,6 +52,7 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
             logging_level=logging.WARNING,
         )
         stopping = _stop_on_signals()  # ray.init puts its own handlers there
+        settings = _placed(settings)
         serve.start(http_options={"host": "0.0.0.0", "port": ports.http}, logging_config={"log_level": "WARNING"})  # noqa: S104
         _deploy(settings)
         _wait_until_ready(instance)
@@ -75,7 +77,8 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         _stop_everything(log)
-        stop_strays(run_directory(ports.http))
+        while stop_strays(run_directory(ports.http)):
+            time.sleep(0.2)  # its manager may have started another one meanwhile
         instance.forget()
     return code
 
@@ -109,6 +112,19 @@ def _cpus_needed(settings: Settings) -> int:
     return max(os.cpu_count() or 1, math.ceil(reserved))
 
 
+def _placed(settings: Settings) -> Settings:
+    """The settings with `num_gpus` decided. Raises `RuntimeError` if there are too few: Serve would wait for them for ever."""
+    per_replica = gpus_per_replica(settings)
+    needed = settings.replicas * per_replica
+    found = float(ray.cluster_resources().get("GPU", 0.0))
+    if needed > found:
+        raise RuntimeError(
+            f"{settings.replicas} replicas need {needed:g} GPUs and Ray finds {found:g} here. Lower --replicas or --num-gpus "
+            "(0 for CPU; a fraction like 0.5 lets replicas share a GPU)."
+        )
+    return settings.model_copy(update={"num_gpus": per_replica})
+
+
 def _wait_until_ready(instance: Instance) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
@@ -122,7 +138,13 @@ def _stop_everything(log: logging.Logger) -> None:
     if not ray.is_initialized():
         return
     try:
-        serve.delete(APPLICATION)  # finishes what was accepted; the rest of Serve goes with Ray
+        # Deleting takes the replicas away from the gateways at once, so what the gateways still hold goes first.
+        gateways = serve.get_deployment_handle("Gateway", APPLICATION)
+        gateways.broadcast("drain").results(timeout_s=DRAIN_SECONDS)
+    except Exception as error:
+        log.warning("Not everything accepted was answered (%s)", type(error).__name__)
+    try:
+        serve.delete(APPLICATION)
     except Exception as error:
         log.warning("Serve did not shut down cleanly (%s); stopping Ray anyway", type(error).__name__)
     ray.shutdown()

@@ -31,7 +31,7 @@ def _cluster_gpus() -> float:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError:
         raise RuntimeError(
-            "No Ray cluster is running here: set num_gpus (0 for CPU), or start one first with `ray start`."
+            "No Ray cluster is running here: set num_gpus (0 for CPU), or RAY_ADDRESS, or start a cluster."
         ) from None
     try:
         return float(ray.cluster_resources().get("GPU", 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class OpenedModel:
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     served: ServedModel
+    fingerprint: str
 
 
 def open_model(settings: Settings) -> OpenedModel:
@@ -39,4 +41,12 @@ def open_model(settings: Settings) -> OpenedModel:
         created=int((checkpoint.path / "config.json").stat().st_mtime),
         demo=checkpoint.demo,
     )
-    return OpenedModel(checkpoint, Tokenizer.read(checkpoint.path), served)
+    return OpenedModel(checkpoint, Tokenizer.read(checkpoint.path), served, fingerprint(settings, checkpoint.path))
+
+
+def fingerprint(settings: Settings, folder: Path) -> str:
+    """Equal in gateways and replicas of one model, different for another model, revision or tokenizer. Weights aren't read."""
+    digest = hashlib.sha256(f"{settings.model}@{settings.revision}".encode())
+    for name in ("config.json", "tokenizer.json"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -11,7 +12,11 @@ from serve_app import __version__
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.tokenize import JobTokenizer
+from serve_app.errors import UnavailableError
 from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, Vectors
+
+# Below this many numbers a thread hop costs more than it spares the event loop.
+INLINE_VALUES = 256 * 1024
 
 
 class EmbeddingService:
@@ -34,9 +39,30 @@ class EmbeddingService:
         self._dispatcher = dispatcher
         self._health = health
         self._timeout = timeout_seconds
+        self._draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
 
     async def embed(self, job: EmbedJob, request_id: str) -> EmbedResult:
         """The job's vectors. Raises a `RequestError` for whatever the client should know, any other exception for a 500."""
+        if self._draining:
+            raise UnavailableError("The service is shutting down.")
+        self._active += 1
+        try:
+            return await self._embed(job)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Refuse new requests from now on; return once the accepted ones have their vectors."""
+        self._draining = True
+        self._idle.clear()
+        if self._active:
+            await self._idle.wait()
+
+    async def _embed(self, job: EmbedJob) -> EmbedResult:
         started = time.monotonic()
         inputs = await self._tokenizer.tokenize(job)
         tokenized = time.monotonic()
@@ -51,7 +77,11 @@ class EmbeddingService:
             Stage.QUEUE: max(0.0, computed - tokenized - inferring),
             Stage.INFERENCE: inferring,
         }
-        return EmbedResult(matryoshka(vectors, job.dimensions), sum(map(len, inputs)), stages)
+        if job.dimensions is not None and vectors.size > INLINE_VALUES:
+            vectors = await asyncio.to_thread(matryoshka, vectors, job.dimensions)
+        else:
+            vectors = matryoshka(vectors, job.dimensions)
+        return EmbedResult(vectors, sum(map(len, inputs)), stages)
 
     async def health(self) -> str | None:
         """None if at least one replica really answers, else the reason."""
@@ -59,6 +89,8 @@ class EmbeddingService:
 
     async def ready(self) -> str | None:
         """None if this gateway should get traffic, else the reason."""
+        if self._draining:
+            return "shutting down"
         return await self._health.reason()
 
 

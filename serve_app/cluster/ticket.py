@@ -51,9 +51,7 @@ class Request:
 
     __slots__ = ("answer", "arrival", "deadline", "future", "left", "tickets")
 
-    def __init__(
-        self, n: int, hidden_size: int, arrival: float, deadline: float, future: asyncio.Future[Embedded]
-    ) -> None:
+    def __init__(self, n: int, hidden_size: int, arrival: float, deadline: float, future: asyncio.Future[None]) -> None:
         self.answer = Embedded(np.empty((n, hidden_size), np.float32), np.empty(n, np.float32), np.empty(n, np.float32))
         self.arrival = arrival
         self.deadline = deadline
@@ -78,12 +76,13 @@ class Chunk:
     tickets: Sequence[Ticket]
     sent_at: float
 
-    def envelope(self, gateway: str, queued_tokens: int) -> Envelope:
+    def envelope(self, gateway: str, model: str, queued_tokens: int) -> Envelope:
         """What goes over the wire."""
         tickets = self.tickets
         n = len(tickets)
         return Envelope(
             gateway=gateway,
+            model=model,
             ids=np.array([ticket.id for ticket in tickets], np.uint64),
             token_ids=np.concatenate([ticket.token_ids for ticket in tickets], dtype=np.int32, casting="same_kind"),
             lengths=np.array([ticket.tokens for ticket in tickets], np.int32),
@@ -108,7 +107,7 @@ class Chunk:
     def fill_in(self, reply: ChunkReply) -> list[Request]:
         """Copy the reply's rows into the requests that still wait for them; returns those now complete."""
         complete = []
-        queued = (reply.queue_seconds + self.sent_at).tolist()
+        queued = reply.queue_seconds.tolist()
         inference = reply.inference_seconds.tolist()
         for i, ticket in enumerate(self.tickets):
             request = ticket.request
@@ -116,7 +115,7 @@ class Chunk:
                 continue
             answer, row = request.answer, ticket.row
             answer.vectors[row] = reply.vectors[i]
-            answer.queue_seconds[row] = queued[i] - request.arrival
+            answer.queue_seconds[row] = queued[i] + self.sent_at - request.arrival
             answer.inference_seconds[row] = inference[i]
             request.left -= 1
             if not request.left:

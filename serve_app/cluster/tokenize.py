@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.errors import CheckpointError, InvalidRequestError, TooManyTokensError
 from serve_app.types import EmbedJob, Limits, TokenIds, Truncate
@@ -99,14 +97,14 @@ class JobTokenizer:
             limit = min(limit, job.truncate_to)
         if side is not Truncate.NONE:
             inputs = [self._tokenizer.cut(ids, limit, side) if len(ids) > limit else ids for ids in inputs]
-        lengths = np.fromiter(map(len, inputs), np.int64, len(inputs))
-        if inputs and lengths.max() > limit:
-            index = int(np.argmax(lengths > limit))
+        lengths = [len(ids) for ids in inputs]
+        if max(lengths) > limit:
+            index = next(index for index, length in enumerate(lengths) if length > limit)
             place = f" (input index {index})" if len(inputs) > 1 else ""
             raise InvalidRequestError(
                 f"Input length {lengths[index]} exceeds maximum allowed length {limit}{place}", param="input"
             )
-        if (total := int(lengths.sum())) > self._limits.max_request_tokens:
+        if (total := sum(lengths)) > self._limits.max_request_tokens:
             raise TooManyTokensError(
                 f"Requested {total} tokens, max {self._limits.max_request_tokens} tokens per request", param="input"
             )
