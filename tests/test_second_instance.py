@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from tests.running import RunningService
 from tests.test_frameworks import CL100K, TEXTS, TIKTOKEN_CACHE, langchain
 
 pytestmark = pytest.mark.cluster
+LARGE = {"model": "demo", "input": [f"number {n} " + "word " * 100 for n in range(2048)]}
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +41,14 @@ def test_beside_the_first_one(service: RunningService, tmp_path: Path, monkeypat
         assert taken.returncode == 1
         assert f"Port {second.port} is taken" in taken.stderr
 
-        assert second.stop(signal.SIGINT) == 0
+        # Ctrl-C while a large request is being worked on: it's answered first.
+        with ThreadPoolExecutor(1) as pool:
+            large = pool.submit(httpx.post, f"{second.base_url}/embeddings", json=LARGE, timeout=120)
+            time.sleep(1.0)
+            assert not large.done()
+            assert second.stop(signal.SIGINT) == 0
+            assert large.result().status_code == 200
+            assert len(large.result().json()["data"]) == len(LARGE["input"])
         assert second.leftovers() == []
     text = log.read_text()
     assert "Embedding model loaded successfully: embedserve/demo" in text

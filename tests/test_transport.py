@@ -1,0 +1,80 @@
+"""What the outcome of a Serve call means to the dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from ray.exceptions import ActorUnavailableError, ObjectLostError, WorkerCrashedError
+from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
+
+from serve_app.cluster.ports import ReplicaLostError
+from serve_app.cluster.transport import HandleTransport
+from serve_app.errors import StaleReplicaError, UnavailableError
+
+
+class Handle:
+    """As much of a Serve handle as the transport uses; every call ends in `outcome`."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+
+    def options(self, method_name: str) -> Handle:
+        return self
+
+    async def remote(self, *arguments: Any) -> Any:
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return await self.outcome() if callable(self.outcome) else self.outcome
+
+
+def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorUnavailableError("gone", b"x" * 16),
+        WorkerCrashedError(),
+        ObjectLostError("00", None, "lost"),
+        RequestCancelledError(),
+        StaleReplicaError("another model"),
+        rpc_error(grpc.StatusCode.UNAVAILABLE),
+        asyncio.CancelledError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_lost_replica(error: BaseException) -> None:
+    transport = HandleTransport(Handle(error))
+    with pytest.raises(ReplicaLostError):
+        await transport.ping()
+    assert transport.replied_at == float("-inf")
+
+
+async def test_an_answer_is_remembered() -> None:
+    transport = HandleTransport(Handle("pong"))
+    await transport.ping()
+    assert transport.replied_at > 0
+
+
+async def test_our_own_cancellation_stays_one() -> None:
+    task = asyncio.create_task(HandleTransport(Handle(asyncio.Event().wait)).ping())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_failed_deployment_is_unavailable() -> None:
+    from ray.serve._private.common import DeploymentID
+
+    with pytest.raises(UnavailableError, match="serve status"):
+        await HandleTransport(Handle(DeploymentUnavailableError(DeploymentID("Embedder", "app")))).ping()
+
+
+async def test_a_message_over_the_limit_is_not_the_replicas_fault(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await HandleTransport(Handle(rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED))).ping()
