@@ -75,7 +75,7 @@ def up(
     os.environ.update(serve_environment(ports, cores=os.cpu_count() or 1))
     from serve_app.cluster.local import serve_here
 
-    sys.exit(serve_here(settings, ports, dashboard_port))
+    serve_here(settings, ports, dashboard_port)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -101,7 +102,10 @@ class RunningService:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.processes()
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            if number is signal.SIGINT:
+                os.killpg(self.process.pid, number)  # to the whole process group, as a terminal does it
+            else:
+                self.process.send_signal(number)
         try:
             return self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

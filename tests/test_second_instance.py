@@ -17,7 +17,7 @@ from tests.running import RunningService
 from tests.test_frameworks import CL100K, TEXTS, TIKTOKEN_CACHE, langchain
 
 pytestmark = pytest.mark.cluster
-LARGE = {"model": "demo", "input": [f"number {n} " + "word " * 100 for n in range(2048)]}
+LARGE = {"model": "demo", "input": [f"number {n} " + "word " * 60 for n in range(2048)]}
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ class Handle:
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
 
-    def options(self, method_name: str) -> Handle:
+    def options(self, method_name: str, **serialization: str) -> Handle:
         return self
 
     async def remote(self, *arguments: Any) -> Any:

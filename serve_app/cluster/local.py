@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -12,6 +14,7 @@ from http import HTTPStatus
 from types import FrameType
 from typing import NoReturn
 
+import psutil
 import ray
 from ray import serve
 
@@ -26,6 +29,7 @@ from serve_app.telemetry.logs import configure_logging
 
 APPLICATION = "embedserve"
 READY_SECONDS = 60.0
+GRACE_SECONDS = 3.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -33,11 +37,12 @@ class _StopRequestedError(BaseException):
     """Ctrl-C or SIGTERM. Not an `Exception`: nothing on the way may swallow it."""
 
 
-def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> int:
-    """Serve until Ctrl-C or SIGTERM; returns the exit code. Whatever happens, Ray and HAProxy are stopped before it returns."""
+def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> NoReturn:
+    """Serve until Ctrl-C or SIGTERM, then end the process. Whatever happens, Ray and HAProxy are stopped first."""
     log = configure_logging()
     instance = Instance.of_this_process(ports.http, settings.model)
     code = 0
+    serving = False
     stopping = _stop_on_signals()
     try:
         open_model(settings)  # what can't be served is found out before anything starts
@@ -56,15 +61,13 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
         serve.start(http_options={"host": "0.0.0.0", "port": ports.http}, logging_config={"log_level": "WARNING"})  # noqa: S104
         _deploy(settings)
         _wait_until_ready(instance)
+        serving = True
         log.info("Ready: %s/v1 serves %s", instance.url, settings.model)
         while not stopping():  # asked now and then, since an exception raised in a callback from C is only printed
             time.sleep(0.5)
         raise _StopRequestedError
-    except (
-        _StopRequestedError,
-        SystemExit,
-        KeyboardInterrupt,
-    ):  # Ray's own handlers raise the latter two while it starts
+    except (_StopRequestedError, SystemExit, KeyboardInterrupt):
+        # The latter two come from Ray's own handlers, while it starts.
         log.info("Stopping")
     except Exception as error:
         # An exception raised by a signal inside C code can come out as another one.
@@ -76,11 +79,13 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        _stop_everything(log)
+        _stop_everything(log, serving)
         while stop_strays(run_directory(ports.http)):
             time.sleep(0.2)  # its manager may have started another one meanwhile
         instance.forget()
-    return code
+    # Not by way of `sys.exit`: Ray's exit handlers would wait for processes that may be gone.
+    logging.shutdown()
+    os._exit(code)
 
 
 def _deploy(settings: Settings) -> None:
@@ -134,13 +139,25 @@ def _wait_until_ready(instance: Instance) -> None:
     raise TimeoutError(f"{instance.url}/ready did not answer 200 within {READY_SECONDS:g} s of deployment")
 
 
-def _stop_everything(log: logging.Logger) -> None:
+def _stop_everything(log: logging.Logger, serving: bool) -> None:
+    """Answer what was accepted, then stop Serve and Ray, and see to it that no process of theirs stays."""
     if not ray.is_initialized():
         return
+    # Serve's background clients complain when the event loop that drained is gone.
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
+    children = psutil.Process().children(recursive=True)
+    _leave(log, serving)
+    _, alive = psutil.wait_procs(children, timeout=GRACE_SECONDS)
+    for child in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _leave(log: logging.Logger, serving: bool) -> None:
     try:
         # Deleting takes the replicas away from the gateways at once, so what the gateways still hold goes first.
-        gateways = serve.get_deployment_handle("Gateway", APPLICATION)
-        gateways.broadcast("drain").results(timeout_s=DRAIN_SECONDS)
+        if serving:
+            asyncio.run(_drain())
     except Exception as error:
         log.warning("Not everything accepted was answered (%s)", type(error).__name__)
     try:
@@ -148,3 +165,9 @@ def _stop_everything(log: logging.Logger) -> None:
     except Exception as error:
         log.warning("Serve did not shut down cleanly (%s); stopping Ray anyway", type(error).__name__)
     ray.shutdown()
+
+
+async def _drain() -> None:
+    # Asynchronous because Serve's router, tuned for throughput, runs on its caller's event loop.
+    async with asyncio.timeout(DRAIN_SECONDS):
+        await serve.get_deployment_handle("Gateway", APPLICATION).broadcast("drain").results_async()

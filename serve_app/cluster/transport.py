@@ -53,7 +53,10 @@ class HandleTransport:
 
     def __init__(self, embedder: DeploymentHandle[Any]) -> None:
         self.replied_at = -math.inf
-        self._embed = embedder.options(method_name="embed")
+        # Envelope and reply are plain data: cloudpickle would only be slower.
+        self._embed = embedder.options(
+            method_name="embed", request_serialization="pickle", response_serialization="pickle"
+        )
         self._cancel = embedder.options(method_name="cancel")
         self._ping = embedder.options(method_name="ping")
 
