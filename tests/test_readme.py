@@ -1,0 +1,39 @@
+"""The README's Python examples run as printed, but for the address."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.running import RunningService
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def example(containing: str) -> str:
+    [block] = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in block]
+    return block
+
+
+@pytest.mark.cluster
+def test_openai_example(service: RunningService, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(example("from openai import").replace("http://localhost:8000", service.url), {})
+    assert capsys.readouterr().out == "128\n"
+
+
+def test_engine_example() -> None:
+    names: dict[str, object] = {}
+    exec(example("Engine.load").replace("Qwen/Qwen3-Embedding-0.6B", "embedserve/demo"), names)
+    assert names["vectors"].shape == (1, 128)  # type: ignore[attr-defined]
+
+
+def test_make_targets_and_commands_that_it_names_exist() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    from serve_app.cli import app
+
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"^embedserve ([a-z]+)", README, re.MULTILINE)) <= commands
