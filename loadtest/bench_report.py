@@ -8,12 +8,13 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
@@ -35,6 +36,13 @@ def describe_run(device: torch.device) -> dict[str, Any]:
     }
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest. Raises `ValueError` if there are none."""
+    if len(values) == 0:
+        raise ValueError("no values")
+    return {"median": float(np.median(values)), "lowest": float(min(values)), "highest": float(max(values))}
+
+
 def summarize(times: dict[str, list[float]], tokens: int) -> list[dict[str, Any]]:
     """Median, lowest and highest tokens a second of each contestant, and its ratio to the first round by
     round."""
@@ -46,8 +54,8 @@ def summarize(times: dict[str, list[float]], tokens: int) -> list[dict[str, Any]
         rows.append(
             {
                 "name": name,
-                "tokens_per_second": {"median": median(rates), "lowest": min(rates), "highest": max(rates)},
-                "relative_to_first": {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+                "tokens_per_second": spread(rates),
+                "relative_to_first": spread(ratios),
                 "seconds": seconds,
             }
         )
@@ -67,6 +75,11 @@ def write_report(report: dict[str, Any], out: Path | None) -> None:
         spread = f"{ratio['lowest']:.2f}-{ratio['highest']:.2f}"
         figures = f"{rate['median']:10.1f}{rate['lowest']:10.1f}{rate['highest']:10.1f}{ratio['median']:10.2f}"
         print(f"{row['name']:24}{figures}{spread:>16}")
+    write_json(report, out)
+
+
+def write_json(report: dict[str, Any], out: Path | None) -> None:
+    """Write the whole report to `out` if it is given, its folder made if need be."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")

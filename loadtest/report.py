@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from loadtest.bench_report import describe_run
+from loadtest.bench_report import describe_run, spread, write_json
+
+__all__ = [
+    "describe_service_run",
+    "figure",
+    "percentile",
+    "print_head",
+    "slope_per_hour",
+    "spread",
+    "table",
+    "write_json",
+]
 
 _MORE_PACKAGES = ("ray", "fastapi", "uvicorn", "uvloop", "httptools")
 
@@ -21,13 +30,6 @@ def describe_service_run() -> dict[str, Any]:
     described = describe_run(torch.device("cpu"))
     described["versions"] |= {name: version(name) for name in _MORE_PACKAGES}
     return described
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest. Raises `ValueError` if there are none."""
-    if len(values) == 0:
-        raise ValueError("no values")
-    return {"median": float(np.median(values)), "lowest": float(min(values)), "highest": float(max(values))}
 
 
 def percentile(values: Sequence[float], q: float) -> float:
@@ -70,13 +72,6 @@ def print_head(report: dict[str, Any]) -> None:
     print(f"revision  {report['git']}")
     print(f"hardware  {hardware['cpu']}, {hardware['cpus']} cores, device {hardware['device']}")
     print(f"versions  {', '.join(f'{name} {value}' for name, value in report['versions'].items())}")
-
-
-def write_json(report: dict[str, Any], out: Path | None) -> None:
-    """Write the whole report to `out` if it is given, its folder made if need be."""
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def _is_figure(cell: str) -> bool:

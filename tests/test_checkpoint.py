@@ -8,9 +8,10 @@ import pytest
 
 from serve_app.engine import checkpoint as module
 from serve_app.engine.checkpoint import Checkpoint, resolve
-from serve_app.engine.demo import DEMO_CONFIG, DEMO_MODEL_ID
+from serve_app.engine.demo import DEMO_CONFIG
 from serve_app.engine.model_config import QWEN3_EMBEDDING
 from serve_app.errors import CheckpointError
+from serve_app.types import DEMO_MODEL_ID
 from tests.checkpoints import checkpoint, copy_of, edit_json, remove_field
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import numpy.typing as npt
 from ray import serve
@@ -43,11 +41,6 @@ class Embedder:
             raise EngineDeadError("the engine thread is gone")
         return self._replica
 
-    async def pid(self) -> int:
-        """Process id, for tests that kill a replica."""
-        return os.getpid()
-
     async def check_health(self) -> None:
         """Serve's health check."""
-        if not self._batcher.healthy:
-            raise EngineDeadError("the engine thread is gone")
+        await self.ping()

@@ -9,7 +9,7 @@ import numpy as np
 from serve_app.cluster.served import fingerprint
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
-from serve_app.engine.checkpoint import Checkpoint, resolve
+from serve_app.engine.checkpoint import Checkpoint, ModelConfig, resolve
 from serve_app.engine.engine import Engine
 from serve_app.engine.queue import QueuePolicy
 from serve_app.errors import EngineError, NonFiniteError
@@ -28,12 +28,12 @@ def load_batcher(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
     logger = configure_logging()
     device = "cuda" if num_gpus else "cpu"
     logger.info("Loading %s on %s", settings.model, device)
+    folder = resolve(settings.model, settings.revision)
     engine = Engine.load(
-        settings.model,
-        revision=settings.revision,
+        str(folder),
         device=device,
         dtype=None if settings.dtype == "auto" else settings.dtype,
-        threads=settings.threads or default_threads(settings),
+        threads=settings.threads or default_threads(Checkpoint.read(folder).config, settings.replicas),
     )
     logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
     engine.warmup()
@@ -49,15 +49,14 @@ def load_batcher(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
         max_batch_inputs=settings.batch.max_inputs,
         policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
     )
-    return batcher, fingerprint(settings, resolve(settings.model, settings.revision))
+    return batcher, fingerprint(settings, folder)
 
 
-def default_threads(settings: Settings) -> int:
+def default_threads(config: ModelConfig, replicas: int) -> int:
     """torch threads on CPU: this node's cores shared by the replicas, but one for a model too small to be worth splitting."""
-    config = Checkpoint.read(resolve(settings.model, settings.revision)).config
     if config.linear_parameters < SMALL_PARAMETERS:
         return 1
-    return max(1, (os.cpu_count() or 1) // settings.replicas)
+    return max(1, (os.cpu_count() or 1) // replicas)
 
 
 def encode_batch(engine: Engine, token_ids: list[TokenIds]) -> EncodedBatch:

@@ -1,8 +1,8 @@
 """The environment that Ray Serve needs for this graph's speed, stated once.
 
 Ray reads `RAY_SERVE_*` when it is imported, so these must be set on every node before Ray starts there. `embedserve up` sets
-them itself; for a cluster that somebody else starts, `embedserve env` prints them; the container image and the Kubernetes manifests
-carry the same list. Without them the application works, more slowly, and `missing` says so.
+them itself; for a cluster that somebody else starts, `embedserve env` prints them. Without them the application works, more
+slowly, and `missing` says so.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from serve_app.engine.demo import DEMO_MARKER, DEMO_MODEL_ID, demo_checkpoint
+from serve_app.engine.demo import DEMO_MARKER, demo_checkpoint
 from serve_app.engine.model_config import ModelConfig, parse_config
 from serve_app.errors import CheckpointError
+from serve_app.types import DEMO_MODEL_ID
 
 __all__ = ["Checkpoint", "ModelConfig", "resolve"]
 

@@ -20,7 +20,6 @@ from serve_app.engine.demo_tokenizer import demo_tokenizer, tokenizer_settings
 from serve_app.engine.demo_weights import write_weights
 from serve_app.engine.model_config import ModelConfig
 
-DEMO_MODEL_ID = "embedserve/demo"
 DEMO_MARKER = "embedserve_demo"
 DEMO_CONFIG = ModelConfig(1280, 128, 256, 4, 4, 2, 64, max_position_embeddings=32768, dtype="float32")
 _LAYOUT = 1  # raise it when what is written changes in a way that neither the shapes nor the text show
