@@ -52,8 +52,48 @@ class DispatchSettings(_Section):
     )
     chunk_inputs: int = Field(256, ge=1)
     slots_per_replica: int = Field(2, ge=1, description="RPCs in flight per replica, gateway and length class")
-    max_attempts: int = Field(3, ge=1, description="sends of one input, the first included, when replicas are lost")
-    request_timeout_seconds: float = Field(300.0, gt=0)
+    max_deaths: int = Field(
+        3, ge=3, description="replicas that may die with one input before the input is refused as the cause"
+    )
+    silence_seconds: float = Field(
+        1.0, gt=0, description="a replica with work that neither replies nor answers a ping for so long is overtaken"
+    )
+    silence_multiple: float = Field(
+        4.0, ge=1, description="and one that pings but takes so many times longer than its measured rate lets expect"
+    )
+    retry_budget: float = Field(
+        0.1, ge=0, le=1, description="share of the traffic, in tokens, that may be sent a second time"
+    )
+    request_timeout_seconds: float = Field(
+        300.0, gt=0, description="deadline of a request that names none in x-request-timeout-seconds"
+    )
+    min_request_timeout_seconds: float = Field(0.05, gt=0, description="shorter ones asked for become this")
+    max_request_timeout_seconds: float = Field(3600.0, gt=0, description="longer ones asked for become this")
+
+
+class AdmissionSettings(_Section):
+    """When a request is answered 429 at once, instead of queued. Large requests are admitted whole or not at all."""
+
+    max_wait_seconds: float = Field(
+        10.0, gt=0, description="backlog of the cluster over its measured token rate, at most"
+    )
+    max_gateway_tokens: int = Field(4_000_000, ge=1, description="tokens that one gateway holds back, at most")
+    max_cluster_tokens: int = Field(40_000_000, ge=1, description="tokens waiting or running in the cluster, at most")
+
+
+class AutoscalingSettings(_Section):
+    """How the number of Embedder replicas follows the work. Off while `max_replicas` is unset."""
+
+    min_replicas: int = Field(1, ge=0, description="0: the pool may go to sleep; the next request wakes it")
+    max_replicas: int | None = Field(None, ge=1, description="unset: always as many as `replicas`")
+    target_backlog_seconds: float = Field(
+        1.0, gt=0, description="queued and running tokens over the measured rate, to stay below"
+    )
+    target_utilization: float = Field(0.8, gt=0, le=1, description="share of the measured rate to plan with")
+    interval_seconds: float = Field(1.0, gt=0, description="how often replicas report")
+    upscale_delay_seconds: float = Field(2.0, ge=0, description="how long more replicas must have been wanted")
+    downscale_delay_seconds: float = Field(300.0, ge=0, description="how long fewer replicas must have been enough")
+    downscale_to_zero_delay_seconds: float = Field(600.0, ge=0, description="how long none must have been needed")
 
 
 class Settings(_Section):
@@ -66,7 +106,9 @@ class Settings(_Section):
     )
 
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
-    replicas: int = Field(1, ge=1, description="Embedder replicas, one engine each")
+    replicas: int = Field(
+        1, ge=1, description="Embedder replicas, one engine each; with autoscaling, how many it starts with"
+    )
     gateways: int = Field(1, ge=1, description="Gateway replicas: HTTP, tokenizing, coalescing")
     num_gpus: float | None = Field(
         None,
@@ -91,6 +133,8 @@ class Settings(_Section):
     limits: LimitSettings = LimitSettings()
     batch: BatchSettings = BatchSettings()
     dispatch: DispatchSettings = DispatchSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    autoscaling: AutoscalingSettings = AutoscalingSettings()
 
     access_log: bool = Field(False, description="Serve's own line per request; costs throughput")
 
@@ -117,6 +161,15 @@ class Settings(_Section):
     def _check(self) -> Settings:
         if self.limits.max_request_tokens < self.limits.max_input_tokens:
             raise ValueError("limits.max_request_tokens must be at least limits.max_input_tokens")
+        dispatch, scaling = self.dispatch, self.autoscaling
+        if not (
+            dispatch.min_request_timeout_seconds
+            <= dispatch.request_timeout_seconds
+            <= dispatch.max_request_timeout_seconds
+        ):
+            raise ValueError("dispatch.request_timeout_seconds must lie between its min_ and its max_")
+        if scaling.max_replicas is not None and not scaling.min_replicas <= self.replicas <= scaling.max_replicas:
+            raise ValueError("replicas must lie between autoscaling.min_replicas and autoscaling.max_replicas")
         if self.num_gpus is not None and self.num_gpus > 1 and not math.isclose(self.num_gpus % 1, 0):
             raise ValueError("num_gpus above 1 must be a whole number (Ray's rule)")
         if self.revision is not None and self.model == DEMO_MODEL_ID:

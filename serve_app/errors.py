@@ -32,15 +32,21 @@ class StaleReplicaError(EmbedserveError):
     """The chunk came from a gateway of another version of the application, or of another model."""
 
 
+class ReplicaOccupiedError(EmbedserveError):
+    """The replica carries another chunk that asked to be alone; try elsewhere or a little later."""
+
+
 class RequestError(EmbedserveError):
     """An error with a place in the HTTP contract.
 
-    `message` says what to do about it and never quotes the caller's texts.
+    `message` says what to do about it and never quotes the caller's texts. `retry_after` is in how many seconds the same request
+    has a better chance, None where nothing is known about that.
     """
 
     status = 500
     type = "server_error"
     code: str | None = None
+    retry_after: float | None = None
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message, param, code)
@@ -100,6 +106,29 @@ class UnsupportedMediaTypeError(InvalidRequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class CrashingInputError(InvalidRequestError):
+    """422: replica after replica died with this input, at last with it alone; sending it again would kill more of them."""
+
+    status = 422
+    code = "input_crashes_replica"
+
+
+class OverloadedError(RequestError):
+    """429: the backlog is at its bound; `retry_after` says when it will have been worked off. OpenAI clients retry it.
+
+    `type` is the one that OpenAI gives to its limits on tokens.
+    """
+
+    status = 429
+    type = "tokens"
+    code = "server_is_overloaded"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.args = (message, retry_after)
+        self.retry_after = retry_after
 
 
 class DeadlineExceededError(RequestError):

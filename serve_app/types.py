@@ -14,7 +14,7 @@ import numpy.typing as npt
 TokenIds = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
 
-ENVELOPE_VERSION = 1
+ENVELOPE_VERSION = 2
 
 DEMO_MODEL_ID = "embedserve/demo"
 """The checkpoint this package makes itself, so that everything runs out of the box."""
@@ -83,7 +83,8 @@ class ServedModel:
 class EmbedJob:
     """One request, whatever dialect it came in.
 
-    Exactly one of `texts` and `token_ids` is set. `instruction` applies to texts only.
+    Exactly one of `texts` and `token_ids` is set. `instruction` applies to texts only. `timeout_seconds` is what the caller asked
+    for, None if nothing.
     """
 
     model: str
@@ -95,6 +96,7 @@ class EmbedJob:
     dimensions: int | None = None
     vector_format: VectorFormat = VectorFormat.FLOAT
     priority: Priority = Priority.INTERACTIVE
+    timeout_seconds: float | None = None
 
     def __len__(self) -> int:
         return len(self.texts if self.texts is not None else self.token_ids or ())
@@ -117,7 +119,8 @@ class Envelope:
     unique within the gateway; `time_left` float32 `[n]`, seconds until the input's deadline counted from sending (clocks of
     two hosts differ, so no wall time travels), infinity for none; `priority` and `output` uint8 `[n]`.
     `model` is the fingerprint of the model whose tokenizer made the ids: during a rolling update replicas of two models can run.
-    `gateway_queued_tokens` is what this gateway still holds back. `adapter` is reserved.
+    `gateway_queued_tokens` is what this gateway still holds back. `alone` asks for a replica that carries no other such chunk:
+    its input was there when replicas died. `adapter` is reserved.
     """
 
     gateway: str
@@ -129,8 +132,33 @@ class Envelope:
     output: npt.NDArray[np.uint8]
     model: str = ""
     gateway_queued_tokens: int = 0
+    alone: bool = False
     adapter: str | None = None
     version: int = ENVELOPE_VERSION
+
+
+@dataclass(slots=True)
+class Ping:
+    """Asks a replica for its status, and tells it what a gateway holds back; `model` and `version` as in the envelope."""
+
+    gateway: str
+    model: str = ""
+    gateway_queued_tokens: int = 0
+    version: int = ENVELOPE_VERSION
+
+
+@dataclass(slots=True)
+class ReplicaStatus:
+    """What a replica says of itself, with every chunk and to every ping; it corrects the gateway's view.
+
+    `outstanding_tokens` are waiting or running there at the moment of the reply; `tokens_per_second` is measured over busy time, 0
+    if unknown yet; `gateways_queued_tokens` is what all gateways together held back when the replica last heard from each.
+    """
+
+    replica: str
+    outstanding_tokens: int = 0
+    tokens_per_second: float = 0.0
+    gateways_queued_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -138,15 +166,12 @@ class ChunkReply:
     """What a replica answers to an envelope.
 
     `vectors` is float32 `[n, hidden]` in the envelope's order; a row whose index is in `errors` is zero and means nothing.
-    `queue_seconds` and `inference_seconds` are float32 `[n]`. `outstanding_tokens` (waiting or running at the moment of the
-    reply) and `tokens_per_second` (measured, 0 if unknown yet) let the gateway correct its view of this replica.
+    `queue_seconds` and `inference_seconds` are float32 `[n]`.
     """
 
-    replica: str
+    status: ReplicaStatus
     vectors: Vectors
     errors: dict[int, Exception]
     queue_seconds: npt.NDArray[np.float32]
     inference_seconds: npt.NDArray[np.float32]
-    outstanding_tokens: int = 0
-    tokens_per_second: float = 0.0
     version: int = ENVELOPE_VERSION

@@ -39,7 +39,7 @@ async def batcher():
 async def test_rows_come_back_in_order(batcher: Batcher) -> None:
     reply = await embed_chunk(batcher, "r", "m", envelope([5, 6, 7], [9], [3, 4]))
     assert reply.vectors.tolist() == [[5, 3], [9, 1], [3, 2]]
-    assert (reply.replica, reply.errors) == ("r", {})
+    assert (reply.status.replica, reply.errors) == ("r", {})
 
 
 async def test_an_expired_input_fails_alone(batcher: Batcher) -> None:

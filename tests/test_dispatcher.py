@@ -25,7 +25,7 @@ from serve_app.errors import (
     NonFiniteError,
     UnavailableError,
 )
-from serve_app.types import ChunkReply, Envelope, Priority, TokenIds
+from serve_app.types import ChunkReply, Envelope, Priority, ReplicaStatus, TokenIds
 from tests import virtual_time
 
 HIDDEN = 3
@@ -56,7 +56,9 @@ def reply_to(replica: str, envelope: Envelope, errors: dict[int, Exception] | No
     rows = np.array(vectors(unpack(envelope)), np.float32)
     for row in errors or ():
         rows[row] = 0
-    return ChunkReply(replica, rows, errors or {}, np.full(n, 0.25, np.float32), np.full(n, 0.5, np.float32), 0, 100.0)
+    return ChunkReply(
+        ReplicaStatus(replica, 0, 100.0), rows, errors or {}, np.full(n, 0.25, np.float32), np.full(n, 0.5, np.float32)
+    )
 
 
 async def in_a_second(replica: str, envelope: Envelope) -> ChunkReply:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from serve_app.cluster.replicas import ReplicaSet
-from serve_app.types import ChunkReply
+from serve_app.types import ReplicaStatus
 
 
 class World:
@@ -35,9 +33,8 @@ def view_of(*names: str, **options: float) -> tuple[ReplicaSet, World]:
     return view, world
 
 
-def reply(outstanding: int = 0, rate: float = 0.0) -> ChunkReply:
-    nothing = np.zeros(0, np.float32)
-    return ChunkReply("", nothing.reshape(0, 3), {}, nothing, nothing, outstanding, rate)
+def reply(outstanding: int = 0, rate: float = 0.0) -> ReplicaStatus:
+    return ReplicaStatus("", outstanding, rate)
 
 
 def test_the_least_loaded_replica_with_a_slot_is_chosen():

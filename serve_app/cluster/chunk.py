@@ -9,7 +9,7 @@ import numpy as np
 
 from serve_app.engine.batcher import Batcher
 from serve_app.errors import StaleReplicaError
-from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope
+from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope, ReplicaStatus
 
 
 async def embed_chunk(batcher: Batcher, replica: str, model: str, envelope: Envelope) -> ChunkReply:
@@ -29,11 +29,9 @@ async def embed_chunk(batcher: Batcher, replica: str, model: str, envelope: Enve
         deadlines=(time.monotonic() + envelope.time_left.astype(np.float64)).tolist(),
     )
     return ChunkReply(
-        replica,
+        ReplicaStatus(replica, batcher.outstanding_tokens, batcher.tokens_per_second),
         encoded.vectors,
         encoded.errors,
         encoded.queue_seconds,
         encoded.inference_seconds,
-        outstanding_tokens=batcher.outstanding_tokens,
-        tokens_per_second=batcher.tokens_per_second,
     )

@@ -188,11 +188,12 @@ class Dispatcher:
         self.in_flight_tokens -= chunk.tokens
         for ticket in chunk.tickets:
             ticket.chunk = None
-        if reply is not None and reply.replica != chunk.replica:
+        status = None if reply is None else reply.status
+        if status is not None and status.replica != chunk.replica:
             # Serve's router found the replica gone before it sent, and sent elsewhere.
             self._view.mark_unavailable(chunk.replica)
-            reply = None
-        self._view.release(chunk.replica, chunk.lane, chunk.tokens, reply)
+            status = None
+        self._view.release(chunk.replica, chunk.lane, chunk.tokens, status)
 
     def _deliver(self, chunk: Chunk, reply: ChunkReply) -> None:
         tickets, errors = chunk.tickets, reply.errors

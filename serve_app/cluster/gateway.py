@@ -51,7 +51,7 @@ class Gateway:
             hidden_size=config.hidden_size,
             chunk_tokens=settings.dispatch.chunk_tokens or (GPU_CHUNK_TOKENS if num_gpus else CPU_CHUNK_TOKENS),
             chunk_inputs=settings.dispatch.chunk_inputs,
-            max_attempts=settings.dispatch.max_attempts,
+            max_attempts=settings.dispatch.max_deaths,
             policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
         )
         feed_of("Embedder").subscribe(replicas.set_replicas)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.errors import EmbedserveError
-from serve_app.types import ChunkReply, Envelope
+from serve_app.types import ChunkReply, Envelope, ReplicaStatus
 
 
 class ReplicaLostError(EmbedserveError):
@@ -25,7 +25,7 @@ class ReplicaView(Protocol):
         Replicas in `exclude` are passed over as long as there are others, be they busy.
         """
 
-    def release(self, replica: str, lane: int, tokens: int, reply: ChunkReply | None, /) -> None:
+    def release(self, replica: str, lane: int, tokens: int, status: ReplicaStatus | None, /) -> None:
         """Give the slot back, with what the replica said of itself, if it answered."""
 
     def mark_unavailable(self, replica: str, /) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
-from serve_app.types import ChunkReply
+from serve_app.types import ReplicaStatus
 
 
 @dataclass(slots=True, eq=False)
@@ -108,16 +108,16 @@ class ReplicaSet:
         replica.tokens += tokens
         return name
 
-    def release(self, replica: str, lane: int, tokens: int, reply: ChunkReply | None) -> None:
-        """Give back what `try_acquire` took; `reply` corrects what is known of the replica."""
+    def release(self, replica: str, lane: int, tokens: int, status: ReplicaStatus | None) -> None:
+        """Give back what `try_acquire` took; `status` corrects what is known of the replica."""
         state = self._replicas[replica]
         state.used[lane] -= 1
         state.in_flight -= 1
         state.tokens -= tokens
-        if reply is not None:
+        if status is not None:
             state.losses = 0
-            state.others = max(0, reply.outstanding_tokens - state.tokens)
-            state.rate = reply.tokens_per_second
+            state.others = max(0, status.outstanding_tokens - state.tokens)
+            state.rate = status.tokens_per_second
             state.replied_at = self._clock()
         self._forget_if_gone(replica)
         self._notify()
