@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,20 @@ from serve_app.types import ChunkReply, Envelope, ReplicaStatus
 
 class ReplicaLostError(EmbedserveError):
     """The replica died or can't be reached; whether it computed the chunk is unknown, and doesn't matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The work ahead of a request that arrives now, in tokens, as far as this gateway knows.
+
+    `queued_tokens` wait in this gateway; `cluster_tokens` are those, what other gateways hold back, and what waits or runs at the
+    replicas; `tokens_per_second` is the sum of the rates that the `replicas` available now have measured, 0 if unknown.
+    """
+
+    queued_tokens: int = 0
+    cluster_tokens: int = 0
+    tokens_per_second: float = 0.0
+    replicas: int = 0
 
 
 class ReplicaView(Protocol):
