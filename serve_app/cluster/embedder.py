@@ -6,10 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from ray import serve
 
-from serve_app.cluster.chunk import embed_chunk
+from serve_app.cluster.chunk import ChunkServer
 from serve_app.config import Settings
-from serve_app.errors import EngineDeadError
-from serve_app.types import ChunkReply, Envelope
+from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
 
 
 class Embedder:
@@ -23,24 +22,23 @@ class Embedder:
         # torch is imported here and not above: the process that builds the graph needs neither it nor a GPU.
         from serve_app.cluster.engine_host import load_batcher  # noqa: PLC0415
 
-        self._replica: str = serve.get_replica_context().replica_id.unique_id
-        self._batcher, self._model = load_batcher(settings, num_gpus)
+        replica: str = serve.get_replica_context().replica_id.unique_id
+        self._batcher, model = load_batcher(settings, num_gpus)
+        self._chunks = ChunkServer(self._batcher, replica, model)
 
     async def embed(self, envelope: Envelope, replica: str | None = None) -> ChunkReply:
-        """See `embed_chunk`. `replica` is for the router, which has read it."""
-        return await embed_chunk(self._batcher, self._replica, self._model, envelope)
+        """See `ChunkServer.embed`. `replica` is for the router, which has read it."""
+        return await self._chunks.embed(envelope)
 
     async def cancel(self, what: tuple[str, npt.NDArray[np.uint64]], replica: str | None = None) -> None:
         """Drop a gateway's inputs that haven't started."""
         gateway, ids = what
-        self._batcher.cancel(gateway, ids.tolist())
+        self._chunks.cancel(gateway, ids.tolist())
 
-    async def ping(self) -> str:
-        """Answers if this replica can compute."""
-        if not self._batcher.healthy:
-            raise EngineDeadError("the engine thread is gone")
-        return self._replica
+    async def ping(self, ping: Ping | None = None, replica: str | None = None) -> ReplicaStatus:
+        """See `ChunkServer.ping`."""
+        return self._chunks.ping(ping)
 
     async def check_health(self) -> None:
-        """Serve's health check."""
-        await self.ping()
+        """Serve's health check: raises `EngineDeadError` if this replica can't compute any more."""
+        self._chunks.ping(None)
