@@ -115,6 +115,20 @@ class CrashingInputError(InvalidRequestError):
     code = "input_crashes_replica"
 
 
+class InputOverMemoryError(InvalidRequestError):
+    """400: the memory of the replica's device doesn't hold this input even alone."""
+
+    code = "input_over_memory"
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(
+            f"An input of {tokens} tokens needs more memory than the server's device has. Send it in shorter pieces, or with "
+            "truncate_prompt_tokens.",
+            param="input",
+        )
+        self.args = (tokens,)
+
+
 class OverloadedError(RequestError):
     """429: the backlog is at its bound; `retry_after` says when it will have been worked off. OpenAI clients retry it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
 from serve_app.engine.checkpoint import Checkpoint, ModelConfig, resolve
 from serve_app.engine.engine import Engine
+from serve_app.engine.memory import HalvingEncoder
 from serve_app.engine.queue import QueuePolicy
 from serve_app.errors import EngineError, NonFiniteError
 from serve_app.telemetry.logs import configure_logging
@@ -42,8 +44,12 @@ def load_batcher(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
             "This is the demo checkpoint: its vectors are well-formed and mean nothing. Choose a model for real use."
         )
     logger.info("Embedding model loaded successfully: %s", settings.model)
+
+    def lower(tokens: int) -> None:
+        batcher.max_batch_tokens = min(batcher.max_batch_tokens, tokens)
+
     batcher = Batcher(
-        lambda token_ids: encode_batch(engine, token_ids),
+        HalvingEncoder(partial(encode_batch, engine), hidden_size=engine.hidden_size, lower=lower),
         hidden_size=engine.hidden_size,
         max_batch_tokens=settings.batch.max_tokens or engine.max_batch_tokens,
         max_batch_inputs=settings.batch.max_inputs,

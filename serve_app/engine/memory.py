@@ -1,0 +1,64 @@
+"""A batch that the device's memory doesn't hold, in parts that it does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from serve_app.engine.batcher import EncodedBatch
+from serve_app.errors import InputOverMemoryError
+from serve_app.types import TokenIds
+
+logger = logging.getLogger(__name__)
+
+
+class HalvingEncoder:
+    """Calls `encode` with a batch, and with halves of it, and halves of those, where that raises `torch.OutOfMemoryError`.
+
+    `encode` takes a list of int32 token arrays. An input that doesn't even fit alone fails with `InputOverMemoryError`; the others
+    have their vectors. `lower` is then told the number of tokens that batches should keep to from now on: half of what didn't fit,
+    but no less than the longest input that was seen to fit. For one thread.
+    """
+
+    def __init__(
+        self, encode: Callable[[list[TokenIds]], EncodedBatch], *, hidden_size: int, lower: Callable[[int], None]
+    ) -> None:
+        self._encode = encode
+        self._hidden_size = hidden_size
+        self._lower = lower
+        self._longest = 0
+        self._told = False
+
+    def __call__(self, token_ids: list[TokenIds]) -> EncodedBatch:
+        """The vectors of all inputs, in their order, and the errors of those that have none."""
+        try:
+            batch = self._encode(token_ids)
+        except torch.OutOfMemoryError:
+            pass  # handled below, once the traceback has let go of the failed pass's tensors
+        else:
+            self._longest = max(
+                self._longest, *(len(ids) for i, ids in enumerate(token_ids) if i not in batch.failed), 0
+            )
+            return batch
+        torch.cuda.empty_cache()
+        tokens = sum(map(len, token_ids))
+        self._tell(len(token_ids), tokens)
+        if len(token_ids) == 1:
+            return EncodedBatch(np.zeros((1, self._hidden_size), np.float32), {0: InputOverMemoryError(tokens)})
+        self._lower(max(tokens // 2, self._longest))
+        middle = len(token_ids) // 2
+        first, second = self(token_ids[:middle]), self(token_ids[middle:])
+        failed = first.failed | {row + middle: error for row, error in second.failed.items()}
+        return EncodedBatch(np.concatenate([first.vectors, second.vectors]), failed)
+
+    def _tell(self, inputs: int, tokens: int) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "The device's memory doesn't hold a batch of %d inputs with %d tokens: it is computed in parts, and batches are "
+                "smaller from now on. Lower batch.max_tokens to start with that.",
+                *(inputs, tokens),
+            )
