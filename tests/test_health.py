@@ -17,7 +17,7 @@ class Replica:
         self.silent = False
         self.replied_at = -math.inf
 
-    async def ping(self) -> None:
+    async def wake(self) -> None:
         self.pings += 1
         await (asyncio.Event().wait() if self.silent else asyncio.sleep(0))
         if self.error is not None:

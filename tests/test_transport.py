@@ -10,9 +10,10 @@ import pytest
 from ray.exceptions import ActorUnavailableError, ObjectLostError, WorkerCrashedError
 from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
 
-from serve_app.cluster.ports import ReplicaLostError
+from serve_app.cluster.ports import ReplicaLostError, ReplicaRefusedError
 from serve_app.cluster.transport import HandleTransport
-from serve_app.errors import StaleReplicaError, UnavailableError
+from serve_app.errors import EngineDeadError, ReplicaOccupiedError, StaleReplicaError, UnavailableError
+from serve_app.types import Ping, ReplicaStatus
 
 
 class Handle:
@@ -20,11 +21,13 @@ class Handle:
 
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
+        self.calls: list[tuple[Any, ...]] = []
 
     def options(self, method_name: str, **serialization: str) -> Handle:
         return self
 
     async def remote(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return await self.outcome() if callable(self.outcome) else self.outcome
@@ -40,28 +43,51 @@ def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
         ActorUnavailableError("gone", b"x" * 16),
         WorkerCrashedError(),
         ObjectLostError("00", None, "lost"),
-        RequestCancelledError(),
-        StaleReplicaError("another model"),
-        rpc_error(grpc.StatusCode.UNAVAILABLE),
-        asyncio.CancelledError(),
+        rpc_error(grpc.StatusCode.INTERNAL),
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_lost_replica(error: BaseException) -> None:
+async def test_a_replica_that_died_with_a_call(error: BaseException) -> None:
     transport = HandleTransport(Handle(error))
     with pytest.raises(ReplicaLostError):
-        await transport.ping()
+        await transport.ping("r", Ping("g"))
     assert transport.replied_at == float("-inf")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestCancelledError(),
+        rpc_error(grpc.StatusCode.CANCELLED),
+        asyncio.CancelledError(),
+        ReplicaRefusedError("gone"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_replica_that_did_not_take_the_call(error: BaseException) -> None:
+    with pytest.raises(ReplicaRefusedError):
+        await HandleTransport(Handle(error)).ping("r", Ping("g"))
+
+
+@pytest.mark.parametrize(
+    "error", [StaleReplicaError("another model"), ReplicaOccupiedError("busy"), EngineDeadError("gone")]
+)
+async def test_what_a_replica_raises_itself_arrives_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        await HandleTransport(Handle(error)).ping("r", Ping("g"))
+
+
 async def test_an_answer_is_remembered() -> None:
-    transport = HandleTransport(Handle("pong"))
-    await transport.ping()
+    handle = Handle(ReplicaStatus("r"))
+    transport = HandleTransport(handle)
+    assert (await transport.ping("r", Ping("g"))).replica == "r"
     assert transport.replied_at > 0
+    await transport.wake()
+    assert handle.calls == [(Ping("g"), "r"), (None,)], "only one of them names a replica"
 
 
 async def test_our_own_cancellation_stays_one() -> None:
-    task = asyncio.create_task(HandleTransport(Handle(asyncio.Event().wait)).ping())
+    task = asyncio.create_task(HandleTransport(Handle(asyncio.Event().wait)).wake())
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -72,9 +98,9 @@ async def test_a_failed_deployment_is_unavailable() -> None:
     from ray.serve._private.common import DeploymentID
 
     with pytest.raises(UnavailableError, match="serve status"):
-        await HandleTransport(Handle(DeploymentUnavailableError(DeploymentID("Embedder", "app")))).ping()
+        await HandleTransport(Handle(DeploymentUnavailableError(DeploymentID("Embedder", "app")))).wake()
 
 
 async def test_a_message_over_the_limit_is_not_the_replicas_fault(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
-        await HandleTransport(Handle(rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED))).ping()
+        await HandleTransport(Handle(rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED))).wake()

@@ -20,11 +20,18 @@ from itertools import count, takewhile
 import numpy as np
 
 from serve_app.cluster.deadlines import Deadlines
-from serve_app.cluster.ports import ReplicaLostError, ReplicaView, Transport
+from serve_app.cluster.ports import ReplicaLostError, ReplicaRefusedError, ReplicaView, Transport
 from serve_app.cluster.tasks import TaskGroup
 from serve_app.cluster.ticket import Chunk, Embedded, Request, Ticket
 from serve_app.engine.queue import InputQueue, QueuePolicy
-from serve_app.errors import DeadlineExceededError, EngineDeadError, InternalError, RequestError, UnavailableError
+from serve_app.errors import (
+    DeadlineExceededError,
+    EngineDeadError,
+    InternalError,
+    RequestError,
+    StaleReplicaError,
+    UnavailableError,
+)
 from serve_app.types import ChunkReply, Priority, TokenIds
 
 __all__ = ["Dispatcher", "Embedded", "ReplicaLostError"]
@@ -179,7 +186,7 @@ class Dispatcher:
             self._land(chunk, reply)
         if isinstance(outcome, ChunkReply):
             self._deliver(chunk, outcome)
-        elif isinstance(outcome, ReplicaLostError | EngineDeadError):
+        elif isinstance(outcome, ReplicaLostError | ReplicaRefusedError | StaleReplicaError | EngineDeadError):
             self._lose(chunk, chunk.tickets)
         else:
             self._reject(chunk, outcome)

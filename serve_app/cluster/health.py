@@ -19,7 +19,7 @@ class Answering(Protocol):
 
     replied_at: float
 
-    async def ping(self) -> None: ...
+    async def wake(self) -> object: ...
 
 
 class ReplicaHealth:
@@ -46,7 +46,7 @@ class ReplicaHealth:
     async def _ask(self) -> str | None:
         try:
             async with asyncio.timeout(self._patience):
-                await self._replicas.ping()
+                await self._replicas.wake()
         except TimeoutError:
             return f"no replica answered within {self._patience:g} s"
         except Exception as error:

@@ -10,11 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.errors import EmbedserveError
-from serve_app.types import ChunkReply, Envelope, ReplicaStatus
+from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
 
 
 class ReplicaLostError(EmbedserveError):
-    """The replica died or can't be reached; whether it computed the chunk is unknown, and doesn't matter."""
+    """The replica died with the chunk; whether it had computed it is unknown, and doesn't matter. It may have died of it."""
+
+
+class ReplicaRefusedError(EmbedserveError):
+    """The replica didn't take the chunk: it is stopping, gone already or can't be reached. Nobody died of the chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,20 @@ class ReplicaView(Protocol):
 
 
 class Transport(Protocol):
-    """Carries envelopes to replicas."""
+    """Carries messages to replicas.
+
+    A replica that can't take one now shows by `ReplicaRefusedError`, `StaleReplicaError`, `ReplicaOccupiedError` or
+    `EngineDeadError`: nothing was computed.
+    """
 
     async def send(self, replica: str, envelope: Envelope, /) -> ChunkReply:
-        """One RPC. Raises `ReplicaLostError` for a replica that is gone; any other error fails the inputs."""
+        """One RPC. Raises `ReplicaLostError` for a replica that died meanwhile; errors not named above fail the inputs."""
 
     async def cancel(self, replica: str, gateway: str, ids: npt.NDArray[np.uint64], /) -> None:
         """Ask a replica to drop inputs that it hasn't started."""
+
+    async def ping(self, replica: str, ping: Ping, /) -> ReplicaStatus:
+        """The status of this replica and no other. Raises as `send` does."""
+
+    async def wake(self, ping: Ping, /) -> ReplicaStatus:
+        """The status of any replica, as soon as there is one: a call that waits is what makes a sleeping pool start."""

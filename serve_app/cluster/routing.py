@@ -14,12 +14,17 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from serve_app.cluster.feed import feed_of
+from serve_app.cluster.ports import ReplicaRefusedError
 
-UNAVAILABLE_SECONDS = 5.0
+# Less than the dispatcher lets pass before it asks an unreachable replica again.
+UNAVAILABLE_SECONDS = 0.4
 
 
 class PinnedRouter(RequestRouter):  # type: ignore[misc]
-    """Sends a call to the replica named in its second positional argument, or anywhere if it's gone or none is named."""
+    """Sends a call to the replica named in its second positional argument and to no other, or anywhere if none is named.
+
+    A call whose replica is gone or unreachable fails with `ReplicaRefusedError`: the dispatcher decides where to instead.
+    """
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
@@ -27,6 +32,7 @@ class PinnedRouter(RequestRouter):  # type: ignore[misc]
 
     def initialize_state(self, **_: Any) -> None:
         self._unavailable_until: dict[Any, float] = {}
+        self._named: dict[str, RunningReplica] = {}
 
     def on_replica_actor_died(self, replica_id: Any) -> None:
         super().on_replica_actor_died(replica_id)
@@ -38,14 +44,24 @@ class PinnedRouter(RequestRouter):  # type: ignore[misc]
         self._unavailable_until[replica_id] = time.monotonic() + UNAVAILABLE_SECONDS
 
     def _publish(self) -> None:
-        feed_of(self._deployment_id.name).publish([r.replica_id.unique_id for r in self.curr_replicas.values()])
+        self._named = {replica.replica_id.unique_id: replica for replica in self.curr_replicas.values()}
+        feed_of(self._deployment_id.name).publish([*self._named])
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        chosen = pending_request.args[1] if pending_request is not None and len(pending_request.args) > 1 else None
-        now = time.monotonic()
-        usable = [r for r in candidate_replicas if self._unavailable_until.get(r.replica_id, 0.0) < now]
-        pinned = [r for r in usable if r.replica_id.unique_id == chosen]
-        # Nothing was sent yet, so a choice that has meanwhile gone costs nothing but its place.
-        return [pinned or usable or candidate_replicas]
+        if pending_request is None or len(pending_request.args) < 2 or pending_request.args[1] is None:
+            return [[r for r in candidate_replicas if self._reachable(r)] or candidate_replicas]
+        replica = self._named.get(pending_request.args[1])
+        if replica is not None and self._reachable(replica):
+            if self._replica_queue_len_cache.get(replica.replica_id) is None:
+                # Serve would first ask how long its queue is, and a paused replica would hold up calls to the others so.
+                self.on_new_queue_len_info(replica.replica_id, 0)
+            return [[replica]]
+        if not pending_request.future.done():
+            pending_request.future.set_exception(ReplicaRefusedError("gone or unreachable"))
+            self._remove_pending_request_from_indices(pending_request)
+        return [candidate_replicas]
+
+    def _reachable(self, replica: RunningReplica) -> bool:
+        return self._unavailable_until.get(replica.replica_id, 0.0) < time.monotonic()

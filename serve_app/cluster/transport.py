@@ -23,22 +23,13 @@ from ray.exceptions import (
 from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.cluster.ports import ReplicaLostError
-from serve_app.errors import StaleReplicaError, UnavailableError
-from serve_app.types import ChunkReply, Envelope
+from serve_app.cluster.ports import ReplicaLostError, ReplicaRefusedError
+from serve_app.errors import UnavailableError
+from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
 
-# How a replica that died, is dying or can't be reached shows itself, over actor calls and over gRPC.
-LOST = (
-    RayActorError,
-    WorkerCrashedError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    GetTimeoutError,
-    RequestCancelledError,
-    StaleReplicaError,
-)
-
+# How a replica shows that it died with a call it had accepted (Serve itself sends again what wasn't accepted yet): over actor
+# calls, and over gRPC, where Serve makes UNAVAILABLE an `ActorUnavailableError`.
+LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, GetTimeoutError)
 
 MESSAGE_LIMIT = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
 
@@ -61,7 +52,11 @@ class HandleTransport:
         self._ping = embedder.options(method_name="ping")
 
     async def send(self, replica: str, envelope: Envelope) -> ChunkReply:
-        """One chunk to one replica. Raises `ReplicaLostError` if it didn't answer, `UnavailableError` if there's no deployment."""
+        """One chunk to one replica.
+
+        Raises `ReplicaLostError` if it died meanwhile, `ReplicaRefusedError` if it didn't take the chunk, what it raised itself, and
+        `UnavailableError` if there's no deployment.
+        """
         reply: ChunkReply = await self._answer(self._embed.remote(envelope, replica))
         return reply
 
@@ -69,9 +64,15 @@ class HandleTransport:
         """Ask a replica to drop inputs it hasn't started. Raises as `send` does; a replica that is gone has dropped them."""
         await self._answer(self._cancel.remote((gateway, ids), replica))
 
-    async def ping(self) -> None:
-        """Return once any replica has answered. Raises as `send` does."""
-        await self._answer(self._ping.remote())
+    async def ping(self, replica: str, ping: Ping) -> ReplicaStatus:
+        """The status of this replica. Raises as `send` does."""
+        status: ReplicaStatus = await self._answer(self._ping.remote(ping, replica))
+        return status
+
+    async def wake(self, ping: Ping | None = None) -> ReplicaStatus:
+        """The status of any replica, as soon as there is one; without `ping`, whatever it serves. Raises as `send` does."""
+        status: ReplicaStatus = await self._answer(self._ping.remote(ping))
+        return status
 
     async def _answer(self, response: Awaitable[Any]) -> Any:
         try:
@@ -83,13 +84,17 @@ class HandleTransport:
                 # The replica is well; the message was over the limit.
                 logger.error("A message was over gRPC's limit: set %s on every node", MESSAGE_LIMIT)
                 raise
+            if error.code() is grpc.StatusCode.CANCELLED:
+                raise ReplicaRefusedError("cancelled at the replica") from error
             raise ReplicaLostError(str(error.code())) from error
+        except RequestCancelledError as error:
+            raise ReplicaRefusedError("cancelled at the replica") from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Nobody cancelled us: the call was cancelled at the other end.
-            raise ReplicaLostError("cancelled at the replica") from error
+            # Nobody cancelled us: the call was cancelled at the other end, which is how a replica stops.
+            raise ReplicaRefusedError("cancelled at the replica") from error
         except DeploymentUnavailableError as error:
             raise UnavailableError(
                 "The model's deployment failed; its operator finds the reason in `serve status`."
