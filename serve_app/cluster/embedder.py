@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from ray import serve
 
+from serve_app.cluster.autoscaling_policy import COMPUTED, HELD_BACK, QUEUED, RATE, RUNNING
 from serve_app.cluster.chunk import ChunkServer
 from serve_app.config import Settings
 from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
@@ -38,6 +39,17 @@ class Embedder:
     async def ping(self, ping: Ping | None = None, replica: str | None = None) -> ReplicaStatus:
         """See `ChunkServer.ping`."""
         return self._chunks.ping(ping)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `BacklogPolicy` reads. Serve asks for it every interval; a value that is no number would make it stop asking."""
+        batcher = self._batcher
+        return {
+            RUNNING: float(batcher.running_tokens),
+            QUEUED: float(batcher.outstanding_tokens - batcher.running_tokens),
+            COMPUTED: float(batcher.computed_tokens),
+            RATE: float(batcher.tokens_per_second),
+            HELD_BACK: float(self._chunks.backlogs.total()),
+        }
 
     async def check_health(self) -> None:
         """Serve's health check: raises `EngineDeadError` if this replica can't compute any more."""

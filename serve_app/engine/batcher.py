@@ -89,6 +89,16 @@ class Batcher:
         return self._queue.tokens + self._running_tokens
 
     @property
+    def running_tokens(self) -> int:
+        """Tokens of the batches handed to the engine."""
+        return self._running_tokens
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens computed since the start."""
+        return self._rate.total
+
+    @property
     def tokens_per_second(self) -> float:
         """Measured over the engine's busy time, the recent weighing more; 0 before the first batch."""
         return self._rate.value
