@@ -7,6 +7,7 @@ given with dots where only flat arguments exist: `serve run serve_app:build mode
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -96,6 +97,28 @@ class AutoscalingSettings(_Section):
     downscale_to_zero_delay_seconds: float = Field(600.0, ge=0, description="how long none must have been needed")
 
 
+def _nest(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"limits.max_inputs": 1}` as `{"limits": {"max_inputs": 1}}`. Raises ValueError for a section given in both ways."""
+    nested: dict[str, Any] = {}
+    for key, value in data.items():
+        section, dot, field = str(key).partition(".")
+        if dot:
+            inner = nested.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{section!r} is given both whole and by {key!r}")
+            inner[field] = value
+        elif key in nested:
+            raise ValueError(f"{key!r} is given both whole and by its fields")
+        else:
+            nested[key] = value
+    return nested
+
+
+# The sections that running replicas of each deployment take over without a restart; Serve hands them on as `user_config`.
+GATEWAY_LIVE = ("limits", "batch", "dispatch", "admission")
+EMBEDDER_LIVE = ("batch",)
+
+
 class Settings(_Section):
     """Everything that can be set about a deployment."""
 
@@ -117,6 +140,13 @@ class Settings(_Section):
     )
     num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray reserves per Embedder")
     gateway_num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves per Gateway")
+    max_surge_percent: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Embedders that a rolling update may start before it stops old ones; unset: 25 on CPU, 0 on GPU, since an update "
+        "waits for ever for a GPU that nobody frees",
+    )
     threads: int | None = Field(
         None, ge=1, description="torch threads per Embedder on CPU; unset: the node's cores / replicas"
     )
@@ -138,24 +168,28 @@ class Settings(_Section):
 
     access_log: bool = Field(False, description="Serve's own line per request; costs throughput")
 
+    def live(self, sections: Sequence[str]) -> dict[str, Any]:
+        """These sections as a `user_config`."""
+        return self.model_dump(mode="json", include=set(sections))
+
+    def with_live(self, user_config: Mapping[str, Any], sections: Sequence[str]) -> Settings:
+        """These settings with those of a `user_config`, nested or with dots, in their place; what it doesn't name stays.
+
+        Raises ValueError, naming the field, for a section that isn't among `sections`, and for values that can't be set.
+        """
+        merged = self.model_dump()
+        for section, fields in _nest(user_config).items():
+            if section not in sections:
+                raise ValueError(f"{section!r} isn't one of the sections that can change here: {', '.join(sections)}")
+            if not isinstance(fields, Mapping):
+                raise ValueError(f"{section!r} must be a mapping of its fields")
+            merged[section] = merged[section] | dict(fields)
+        return Settings.model_validate(merged)
+
     @model_validator(mode="before")
     @classmethod
     def _nest_dotted_keys(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        nested: dict[str, Any] = {}
-        for key, value in data.items():
-            section, dot, field = str(key).partition(".")
-            if dot:
-                inner = nested.setdefault(section, {})
-                if not isinstance(inner, dict):
-                    raise ValueError(f"{section!r} is given both whole and by {key!r}")
-                inner[field] = value
-            elif key in nested:
-                raise ValueError(f"{key!r} is given both whole and by its fields")
-            else:
-                nested[key] = value
-        return nested
+        return _nest(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _check(self) -> Settings:

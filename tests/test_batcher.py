@@ -80,7 +80,7 @@ async def batching(engine: Engine, **changes: object) -> AsyncIterator[Batcher]:
     yield batcher
     await asyncio.wait_for(batcher.close(), 10)
     assert batcher.outstanding_tokens == 0
-    assert (len(batcher._queue), batcher._submissions, batcher._running) == (0, {}, set())
+    assert (len(batcher.queue), batcher._submissions, batcher._running) == (0, {}, set())
     assert not batcher._thread.alive
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from serve_app.config import Settings
+from serve_app.config import EMBEDDER_LIVE, GATEWAY_LIVE, Settings
 from serve_app.types import Limits
 
 
@@ -48,3 +48,28 @@ def test_refused(arguments: dict[str, object]) -> None:
 def test_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().replicas = 2  # type: ignore[misc]
+
+
+def test_a_user_config_replaces_fields_of_live_sections() -> None:
+    settings = Settings.model_validate({"replicas": 3, "limits.max_inputs": 7, "batch.max_inputs": 8})
+    changed = settings.with_live({"limits": {"max_body_bytes": 4096}, "batch.max_tokens": 64}, GATEWAY_LIVE)
+    assert (changed.limits.max_inputs, changed.limits.max_body_bytes) == (7, 4096)
+    assert (changed.batch.max_inputs, changed.batch.max_tokens, changed.replicas) == (8, 64, 3)
+    assert settings.with_live(changed.live(GATEWAY_LIVE), GATEWAY_LIVE) == changed
+    assert settings.with_live({}, GATEWAY_LIVE) == settings
+
+
+@pytest.mark.parametrize(
+    ("user_config", "named"),
+    [
+        ({"replicas": 2}, "replicas"),
+        ({"limits": {"max_inputs": 2}}, "limits"),
+        ({"batch": {"colour": "blue"}}, "colour"),
+        ({"batch": {"max_inputs": 0}}, "max_inputs"),
+        ({"batch": 3}, "batch"),
+        ({"batch.max_inputs": 1, "batch": {}}, "batch"),
+    ],
+)
+def test_refused_in_a_user_config(user_config: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Settings().with_live(user_config, EMBEDDER_LIVE)

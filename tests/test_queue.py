@@ -204,3 +204,16 @@ def test_nothing_is_lost_doubled_over_budget_or_starved(steps, budget, inputs):
         now += 0.01
         take()
     assert (len(queue), queue.tokens) == (0, 0)
+
+
+def test_the_patience_can_change_while_inputs_wait() -> None:
+    queue: InputQueue[QueuedInput] = InputQueue(QueuePolicy(bulk_patience_s=100.0))
+    bulk = QueuedInput(1, Priority.BULK, math.inf, arrival=0.0)
+    interactive = QueuedInput(1, Priority.INTERACTIVE, math.inf, arrival=5.0)
+    queue.push(bulk)
+    queue.push(interactive)
+    assert queue.leader() == interactive.lane
+    queue.policy = QueuePolicy(bulk_patience_s=1.0)
+    assert queue.leader() == bulk.lane
+    with pytest.raises(ValueError, match="length classes"):
+        queue.policy = QueuePolicy(class_bounds=(1, 2, 3))

@@ -44,7 +44,8 @@ class Batcher:
     from it fails its batch's inputs with `EngineError`; `EngineDeadError`, or anything that is no
     `Exception`, means that the engine is gone. `clock` gives monotonic seconds, the unit of all deadlines.
     `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
-    loop, but batches are formed earlier. `max_batch_tokens` may be set at any time.
+    loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs` and `queue.policy` may be
+    set at any time.
     """
 
     def __init__(
@@ -60,11 +61,11 @@ class Batcher:
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
         self.max_batch_inputs = max_batch_inputs
+        self.queue: InputQueue[Input] = InputQueue(policy)
         self._run = run
         self._hidden_size = hidden_size
         self._depth = depth
         self._clock = clock
-        self._queue: InputQueue[Input] = InputQueue(policy)
         self._submissions: dict[str, set[Submission]] = {}
         self._running: set[Batch] = set()
         self._running_tokens = 0
@@ -86,7 +87,7 @@ class Batcher:
     @property
     def outstanding_tokens(self) -> int:
         """Tokens waiting and running."""
-        return self._queue.tokens + self._running_tokens
+        return self.queue.tokens + self._running_tokens
 
     @property
     def running_tokens(self) -> int:
@@ -134,7 +135,7 @@ class Batcher:
         self._submissions.setdefault(gateway, set()).add(submission)
         future.add_done_callback(partial(self._abandoned, submission))
         for item in submission.inputs:
-            self._queue.push(item)
+            self.queue.push(item)
         if submission.inputs:
             self._schedule_start()
         else:
@@ -156,7 +157,7 @@ class Batcher:
         self._closing = True
         if not drain:
             self._fail_all(EngineDeadError("the replica is shutting down"))
-        if self._queue or self._running:
+        if self.queue or self._running:
             await self._drained.wait()
         await asyncio.to_thread(self._thread.join)
 
@@ -169,10 +170,10 @@ class Batcher:
     def _start(self) -> None:
         self._start_scheduled = False
         now = self._clock()
-        for item in self._queue.drop_expired(now):
+        for item in self.queue.drop_expired(now):
             self._fail(item, DeadlineExceededError("The deadline passed before the input was computed."))
         while len(self._running) < self._depth:
-            inputs = self._queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
+            inputs = self.queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
             if not inputs:
                 break
             batch = Batch(inputs, sum(item.tokens for item in inputs))
@@ -230,7 +231,7 @@ class Batcher:
 
     def _fail(self, item: Input, error: Exception) -> None:
         if not item.answered:
-            self._queue.discard(item)
+            self.queue.discard(item)
             item.submission.fail(item, error)
 
     def _fail_all(self, error: Exception) -> None:

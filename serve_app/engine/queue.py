@@ -122,12 +122,25 @@ class InputQueue(Generic[T]):
     """Inputs waiting for their turn; see the module's text for the order. Synchronous, not thread-safe."""
 
     def __init__(self, policy: QueuePolicy | None = None) -> None:
-        self.policy = policy or QueuePolicy()
+        self._policy = policy or QueuePolicy()
         self.tokens = 0
         self._size = 0
         self._lanes: list[_Lane[T]] = [_Lane(self.policy.patience(lane)) for lane in range(self.policy.lanes)]
         self._deadlines: list[tuple[float, int, T]] = []
         self._tie = count()
+
+    @property
+    def policy(self) -> QueuePolicy:
+        """Can be set at any time to one with the same `class_bounds`; raises ValueError for others."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: QueuePolicy) -> None:
+        if policy.class_bounds != self._policy.class_bounds:
+            raise ValueError("the length classes can't change while inputs wait in them")
+        self._policy = policy
+        for index, lane in enumerate(self._lanes):
+            lane.patience = policy.patience(index)
 
     def __len__(self) -> int:
         return self._size
