@@ -57,10 +57,11 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The settings' `autoscaling` section, and admission's `max_wait_seconds`, near which arrivals are refused."""
+    """The settings' `autoscaling` section; how many to start with; and admission's bound, near which arrivals are refused."""
 
     max_replicas: int
     min_replicas: int = 1
+    initial_replicas: int = 0
     target_backlog_seconds: float = 1.0
     target_utilization: float = 0.8
     interval_seconds: float = 1.0
@@ -100,10 +101,13 @@ def decide(seen: Observation, parameters: Parameters, memory: Memory | None = No
     now, target = seen.time, seen.target_replicas
     if memory is None or not seen.running_replicas:
         # Nobody has measured anything, or nobody measures any more: the number stays for the whole delay.
-        target = max(1, target) if not seen.running_replicas and seen.waiting_requests else target
+        if memory is None:
+            target = max(target, parameters.initial_replicas)
+        elif seen.waiting_requests:
+            target = max(1, target)
         known = memory.capacity if memory else 0.0
         memory = Memory(now, known, more=((now, 0),), fewer=((now, target),), busy_at=now)
-        if not seen.running_replicas:
+        if not seen.running_replicas or target > seen.target_replicas:
             return _bounded(target, parameters), memory
     memory = _observe(seen, parameters, memory)
     if parameters.min_replicas == 0 and now - memory.busy_at >= parameters.downscale_to_zero_delay_seconds:

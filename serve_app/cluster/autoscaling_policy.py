@@ -113,11 +113,15 @@ def _growth(points: Sequence[Point], interval: float) -> float:
     return (last.value - first.value) / elapsed if elapsed > 0 else 0.0
 
 
-def autoscaling_config(settings: Settings) -> AutoscalingConfig | None:
-    """The Embedder's autoscaling for `serve.deployment`; None if it's off."""
+def embedder_count(settings: Settings) -> dict[str, int | AutoscalingConfig]:
+    """The options of `serve.deployment` that say how many Embedders there are."""
+    if settings.autoscaling.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    return {"autoscaling_config": _autoscaling_config(settings.autoscaling.max_replicas, settings)}
+
+
+def _autoscaling_config(max_replicas: int, settings: Settings) -> AutoscalingConfig:
     scaling = settings.autoscaling
-    if scaling.max_replicas is None:
-        return None
     # The controller needn't have this package installed, so what it runs travels by value.
     cloudpickle.register_pickle_by_value(autoscaling)
     try:
@@ -126,8 +130,10 @@ def autoscaling_config(settings: Settings) -> AutoscalingConfig | None:
             warnings.filterwarnings("ignore", message=".*metrics_interval_s", category=DeprecationWarning)
             return AutoscalingConfig(
                 min_replicas=scaling.min_replicas,
-                initial_replicas=settings.replicas,
-                max_replicas=scaling.max_replicas,
+                # At every redeployment Serve goes back to this number, whatever the load. So it only stands here where nothing
+                # else would start the pool, and be seen to fail; the policy's own applies once, and only upwards.
+                initial_replicas=None if scaling.min_replicas else settings.replicas,
+                max_replicas=max_replicas,
                 metrics_interval_s=scaling.interval_seconds,
                 look_back_period_s=INTERVALS_KEPT * scaling.interval_seconds,
                 upscale_delay_s=0,
@@ -137,6 +143,7 @@ def autoscaling_config(settings: Settings) -> AutoscalingConfig | None:
                     policy_function=BacklogPolicy,
                     policy_kwargs={
                         **scaling.model_dump(),
+                        "initial_replicas": settings.replicas,
                         "max_wait_seconds": settings.admission.max_wait_seconds,
                     },
                 ),

@@ -7,6 +7,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from serve_app.cluster import environment
+from serve_app.cluster.autoscaling_policy import embedder_count
 from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.gateway import Gateway
 from serve_app.cluster.placement import gpus_per_replica
@@ -41,7 +42,7 @@ def build(settings: Settings) -> serve.Application:
     }
     embedder = serve.deployment(Embedder).options(
         name="Embedder",
-        num_replicas=settings.replicas,
+        **embedder_count(settings),
         max_ongoing_requests=EMBEDDER_CONCURRENCY,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus},
         request_router_config=RequestRouterConfig(request_router_class="serve_app.cluster.routing:PinnedRouter"),
