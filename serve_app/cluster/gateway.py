@@ -20,6 +20,7 @@ from serve_app.cluster.transport import HandleTransport
 from serve_app.config import Settings
 from serve_app.engine.queue import QueuePolicy
 from serve_app.telemetry.logs import configure_logging
+from serve_app.types import Ping
 
 # About what one forward pass takes: long enough to fill the device, short enough that others needn't wait long behind it.
 GPU_CHUNK_TOKENS = 16_384
@@ -42,17 +43,23 @@ class Gateway:
         tokenizer = JobTokenizer(model.tokenizer, limits, config.vocab_size, settings.token_ids, settings.tiktoken_file)
         replicas = ReplicaSet(slots_per_class=settings.dispatch.slots_per_replica)
         transport = HandleTransport(embedder)
-        health = ReplicaHealth(transport)
+        gateway = serve.get_replica_context().replica_id.unique_id
         dispatcher = Dispatcher(
             replicas,
             transport,
-            gateway=serve.get_replica_context().replica_id.unique_id,
+            gateway=gateway,
             model=model.fingerprint,
             hidden_size=config.hidden_size,
             chunk_tokens=settings.dispatch.chunk_tokens or (GPU_CHUNK_TOKENS if num_gpus else CPU_CHUNK_TOKENS),
             chunk_inputs=settings.dispatch.chunk_inputs,
             max_attempts=settings.dispatch.max_deaths,
             policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
+        )
+        health = ReplicaHealth(
+            transport,
+            replicas,
+            lambda: Ping(gateway, model.fingerprint, dispatcher.queued_tokens),
+            may_sleep=settings.autoscaling.max_replicas is not None and settings.autoscaling.min_replicas == 0,
         )
         feed_of("Embedder").subscribe(replicas.set_replicas)
         self._service = EmbeddingService(

@@ -62,6 +62,11 @@ class ReplicaSet:
         self._callbacks: list[Callable[[], None]] = []
 
     @property
+    def listed(self) -> list[str]:
+        """Ids of the replicas that exist, in the rotation or not."""
+        return [name for name, replica in self._replicas.items() if replica.listed]
+
+    @property
     def available(self) -> list[str]:
         """Ids of the replicas in the rotation."""
         return [name for name, replica in self._replicas.items() if replica.listed and not replica.down]
