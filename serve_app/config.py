@@ -148,7 +148,7 @@ class Settings(_Section):
         "waits for ever for a GPU that nobody frees",
     )
     threads: int | None = Field(
-        None, ge=1, description="torch threads per Embedder on CPU; unset: the node's cores / replicas"
+        None, ge=1, description="torch threads per Embedder on CPU; unset: the node's cores / most replicas"
     )
 
     token_ids: str = Field(
@@ -185,6 +185,11 @@ class Settings(_Section):
                 raise ValueError(f"{section!r} must be a mapping of its fields")
             merged[section] = merged[section] | dict(fields)
         return Settings.model_validate(merged)
+
+    @property
+    def most_replicas(self) -> int:
+        """Embedders that there may be at once, but for updates."""
+        return self.autoscaling.max_replicas or self.replicas
 
     @model_validator(mode="before")
     @classmethod

@@ -35,7 +35,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
         str(folder),
         device=device,
         dtype=None if settings.dtype == "auto" else settings.dtype,
-        threads=settings.threads or default_threads(Checkpoint.read(folder).config, settings.replicas),
+        threads=settings.threads or default_threads(Checkpoint.read(folder).config, settings.most_replicas),
     )
     logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
     engine.warmup()

@@ -113,19 +113,19 @@ def _stop_on_signals() -> Callable[[], bool]:
 
 def _cpus_needed(settings: Settings) -> int:
     """CPUs to tell Ray of: the machine's, or as many as the replicas reserve, so that they're all placed on a small machine."""
-    reserved = settings.replicas * settings.num_cpus + settings.gateways * settings.gateway_num_cpus
+    reserved = settings.most_replicas * settings.num_cpus + settings.gateways * settings.gateway_num_cpus
     return max(os.cpu_count() or 1, math.ceil(reserved))
 
 
 def _placed(settings: Settings) -> Settings:
     """The settings with `num_gpus` decided. Raises `RuntimeError` if there are too few: Serve would wait for them for ever."""
     per_replica = gpus_per_replica(settings)
-    needed = settings.replicas * per_replica
+    needed = settings.most_replicas * per_replica
     found = float(ray.cluster_resources().get("GPU", 0.0))
     if needed > found:
         raise RuntimeError(
-            f"{settings.replicas} replicas need {needed:g} GPUs and Ray finds {found:g} here. Lower --replicas or --num-gpus "
-            "(0 for CPU; a fraction like 0.5 lets replicas share a GPU)."
+            f"{settings.most_replicas} replicas need {needed:g} GPUs and Ray finds {found:g} here. Lower --replicas (or "
+            "autoscaling.max_replicas), or --num-gpus (0 for CPU; a fraction like 0.5 lets replicas share a GPU)."
         )
     return settings.model_copy(update={"num_gpus": per_replica})
 
