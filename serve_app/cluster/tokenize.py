@@ -21,7 +21,7 @@ class JobTokenizer:
     """Turns a job into one int32 array per input, each ending with `<|endoftext|>`.
 
     `token_ids` says what token-id inputs mean: `model`, `refuse` or `tiktoken:<encoding>`; `vocab_size` is the number of rows of the
-    model's embedding table.
+    model's embedding table. `limits` can be set at any time.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class JobTokenizer:
         tiktoken_file: str | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._limits = limits
+        self.limits = limits
         self._vocab_size = vocab_size
         self._foreign = token_ids
         kind, _, encoding = token_ids.partition(":")
@@ -91,7 +91,7 @@ class JobTokenizer:
         return self._tokenizer.encode_batch(texts)
 
     def _fit(self, job: EmbedJob, inputs: list[TokenIds]) -> list[TokenIds]:
-        limit = self._limits.max_input_tokens
+        limit = self.limits.max_input_tokens
         side = job.truncate
         if job.truncate_to is not None:
             limit = min(limit, job.truncate_to)
@@ -104,9 +104,9 @@ class JobTokenizer:
             raise InvalidRequestError(
                 f"Input length {lengths[index]} exceeds maximum allowed length {limit}{place}", param="input"
             )
-        if (total := sum(lengths)) > self._limits.max_request_tokens:
+        if (total := sum(lengths)) > self.limits.max_request_tokens:
             raise TooManyTokensError(
-                f"Requested {total} tokens, max {self._limits.max_request_tokens} tokens per request", param="input"
+                f"Requested {total} tokens, max {self.limits.max_request_tokens} tokens per request", param="input"
             )
         return inputs
 
