@@ -84,7 +84,7 @@ class EmbedJob:
     """One request, whatever dialect it came in.
 
     Exactly one of `texts` and `token_ids` is set. `instruction` applies to texts only. `timeout_seconds` is what the caller asked
-    for, None if nothing.
+    for, None if nothing; it counts from `arrived_at`, in `time.monotonic` seconds, None for now.
     """
 
     model: str
@@ -97,6 +97,7 @@ class EmbedJob:
     vector_format: VectorFormat = VectorFormat.FLOAT
     priority: Priority = Priority.INTERACTIVE
     timeout_seconds: float | None = None
+    arrived_at: float | None = None
 
     def __len__(self) -> int:
         return len(self.texts if self.texts is not None else self.token_ids or ())

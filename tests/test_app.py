@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,7 +20,14 @@ from serve_app.api import embeddings
 from serve_app.api.app import App, Outcome, build_app
 from serve_app.api.http import Reply, Request
 from serve_app.api.routing import Route
-from serve_app.errors import DeadlineExceededError, EngineError, UnavailableError
+from serve_app.errors import (
+    CrashingInputError,
+    DeadlineExceededError,
+    EngineError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+)
 from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, Vectors
 
 MODEL = "Qwen/Qwen3-Embedding-0.6B"
@@ -353,6 +361,18 @@ async def test_docs_need_no_network(http: httpx.AsyncClient) -> None:
             ("1", "true"),
         ),
         (
+            OverloadedError("Too much.", 2.25),
+            429,
+            error("Too much.", "tokens", None, "server_is_overloaded"),
+            ("3", "true"),
+        ),
+        (
+            CrashingInputError("Input 3 crashes.", "input"),
+            422,
+            error("Input 3 crashes.", "invalid_request_error", "input", "input_crashes_replica"),
+            (None, None),
+        ),
+        (
             RuntimeError("secret"),
             500,
             error(CONSTANT_500, "server_error", None, "internal_error"),
@@ -367,12 +387,90 @@ async def test_failures_of_the_service(
     exception: Exception,
     status: int,
     body: dict[str, Any],
-    retry: tuple[str | None, str],
+    retry: tuple[str | None, str | None],
 ) -> None:
     service.before = fail(exception)
     reply = await http.post("/v1/embeddings", json=BODY)
     assert (reply.status_code, reply.json()) == (status, body)
-    assert (reply.headers.get("retry-after"), reply.headers["x-should-retry"]) == retry
+    assert (reply.headers.get("retry-after"), reply.headers.get("x-should-retry")) == retry
+
+
+@pytest.mark.parametrize(
+    ("wait", "seconds", "milliseconds", "should_retry"),
+    [
+        (0.0, "1", "0", "true"),
+        (0.3, "1", "300", "true"),
+        (1.0, "1", "1000", "true"),
+        (1.0001, "2", "1001", "true"),
+        (60.0, "60", "60000", "true"),
+        (60.5, "61", "60500", "false"),
+    ],
+)
+async def test_when_to_come_back(
+    http: httpx.AsyncClient, service: InProcess, wait: float, seconds: str, milliseconds: str, should_retry: str
+) -> None:
+    service.before = fail(OverloadedError("Too much.", wait))
+    headers = (await http.post("/v1/embeddings", json=BODY)).headers
+    assert (headers["retry-after"], headers["retry-after-ms"]) == (seconds, milliseconds)
+    assert headers["x-should-retry"] == should_retry
+
+
+async def test_any_error_that_knows_when_says_so(http: httpx.AsyncClient, service: InProcess) -> None:
+    failure = UnavailableError("Starting.")
+    failure.retry_after = 7.5
+    service.before = fail(failure)
+    headers = (await http.post("/v1/embeddings", json=BODY)).headers
+    assert (headers["retry-after"], headers["retry-after-ms"]) == ("8", "7500")
+
+
+async def test_the_openai_client_waits_as_long_as_it_is_told_and_succeeds(
+    http: httpx.AsyncClient, service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals: list[RequestError] = [OverloadedError("Too much.", 2.25), OverloadedError("Too much.", 41.0)]
+    service.before = lambda: fail(refusals.pop(0))() if refusals else None
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("openai._base_client.anyio.sleep", sleep)
+    client = openai.AsyncOpenAI(base_url="http://test/v1", api_key="x", http_client=http)
+    reply = await client.embeddings.create(model=MODEL, input="a")
+    assert len(reply.data[0].embedding) == HIDDEN
+    assert slept == [2.25, 41.0]
+
+
+async def test_the_openai_client_gives_up_at_once_where_waiting_is_hopeless(
+    http: httpx.AsyncClient, service: InProcess
+) -> None:
+    service.before = fail(OverloadedError("Too much.", 600))
+    client = openai.AsyncOpenAI(base_url="http://test/v1", api_key="x", http_client=http)
+    with pytest.raises(openai.RateLimitError) as caught:
+        await client.embeddings.create(model=MODEL, input="a")
+    assert (caught.value.code, caught.value.type) == ("server_is_overloaded", "tokens")
+    assert len(service.jobs) == 1
+
+
+@pytest.mark.parametrize("header", ["x-request-timeout-seconds", "x-embedserve-timeout-seconds"])
+async def test_the_caller_s_timeout_reaches_the_job(http: httpx.AsyncClient, service: InProcess, header: str) -> None:
+    before = time.monotonic()
+    assert (await http.post("/v1/embeddings", json=BODY, headers={header: " 2.5 "})).status_code == 200
+    assert (await http.post("/v1/embeddings", json=BODY)).status_code == 200
+    jobs = [job for job, _ in service.jobs]
+    assert [job.timeout_seconds for job in jobs] == [2.5, None]
+    arrivals = [before, *(job.arrived_at for job in jobs if job.arrived_at is not None), time.monotonic()]
+    assert len(arrivals) == 4
+    assert arrivals == sorted(arrivals)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "-inf", "1e999", "soon", "", "1,5", "1 2", "\xb2"])
+async def test_a_timeout_that_is_none(http: httpx.AsyncClient, service: InProcess, value: str) -> None:
+    name = "x-request-timeout-seconds"
+    reply = await http.post("/v1/embeddings", json=BODY, headers={name: value.encode("latin-1")})
+    message = f"The header '{name}' must be a number of seconds above 0."
+    assert (reply.status_code, reply.json()) == (400, error(message, "invalid_request_error", name, None))
+    assert "x-should-retry" not in reply.headers
+    assert service.jobs == []
 
 
 async def test_a_defect_is_logged_under_its_request_id_and_without_the_text(

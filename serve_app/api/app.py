@@ -102,7 +102,7 @@ def build_app(
 
 def _outcome(request: Request, route: Route | None, reply: Reply) -> Outcome:
     method, path = (route.method, route.path) if route is not None else ("", "")
-    seconds = time.perf_counter() - request.started
+    seconds = time.monotonic() - request.started
     return Outcome(method, path, reply.status, seconds, request.id, reply.code, reply.stage_seconds)
 
 

@@ -7,6 +7,7 @@ import time
 
 from serve_app.api import openai, openai_reply
 from serve_app.api.body import check_media_type, read_body
+from serve_app.api.deadline import timeout_seconds
 from serve_app.api.disconnect import until_disconnect
 from serve_app.api.http import Reply, Request
 from serve_app.api.models import Models
@@ -29,12 +30,14 @@ class Embeddings:
 
     async def __call__(self, request: Request) -> Reply:
         check_media_type(request)
+        timeout = timeout_seconds(request)
         body = await read_body(request, self.limits.max_body_bytes)
         if len(body) <= PARSE_INLINE_BYTES:
             job = openai.parse(body, self.models, self.limits)
         else:
             job = await asyncio.to_thread(openai.parse, body, self.models, self.limits)
         del body
+        job.timeout_seconds, job.arrived_at = timeout, request.started
 
         result = await until_disconnect(self.service.embed(job, request.id), request.receive)
         if len(result.vectors) != len(job):

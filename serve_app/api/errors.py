@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 
 import orjson
@@ -15,6 +16,9 @@ log = logging.getLogger(__name__)
 
 # OpenAI's clients obey x-should-retry before anything else. These are the states that pass by themselves.
 _PASSING = frozenset({408, 429, 503})
+
+# They wait as long as they are told to, but no longer than this: then they would come back at once.
+_LONGEST_WAIT_SECONDS = 60.0
 
 
 class Error(Struct):
@@ -38,20 +42,28 @@ def error_fields(error: RequestError) -> dict[str, str | None]:
 
 
 def error_reply(error: RequestError) -> Reply:
-    """The response for `error`. 408, 429 and 503 ask for a retry after a second.
+    """The response for `error`. 408, 429 and 503 ask for a retry, after a second where no better time is known.
 
     A 500 asks for none: the dispatcher has already tried elsewhere whatever a retry could cure, so what is
     left is a defect that would fail again, at up to three times the cost.
     """
     body = orjson.dumps({"error": error_fields(error)})
-    return Reply(error.status, body, headers=retry_headers(error.status), code=error.code)
+    return Reply(error.status, body, headers=retry_headers(error), code=error.code)
 
 
-def retry_headers(status: int) -> Headers:
-    """What tells a client whether to send the same request again."""
-    if status in _PASSING:
-        return [(b"retry-after", b"1"), (b"x-should-retry", b"true")]
-    if status >= 500:
+def retry_headers(error: RequestError) -> Headers:
+    """What tells a client whether and when to send the same request again.
+
+    `retry-after` is whole seconds (RFC 9110, 10.2.3), `retry-after-ms` the same more exactly (OpenAI's clients
+    prefer it). A wait that those clients wouldn't sit out asks for no retry at all.
+    """
+    if error.status in _PASSING:
+        wait = 1.0 if error.retry_after is None else error.retry_after
+        headers = [(b"retry-after", b"%d" % max(1, math.ceil(wait)))]
+        if error.retry_after is not None:
+            headers.append((b"retry-after-ms", b"%d" % math.ceil(wait * 1e3)))
+        return [*headers, (b"x-should-retry", b"true" if wait <= _LONGEST_WAIT_SECONDS else b"false")]
+    if error.status >= 500:
         return [(b"x-should-retry", b"false")]
     return []
 

@@ -21,14 +21,28 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
 
+REQUEST_ID = b"x-request-id"
+
+TIMEOUT = b"x-request-timeout-seconds"
+"""How long the caller waits for an answer."""
+
+HIDDEN_TIMEOUT = b"x-embedserve-timeout-seconds"
+"""The same under a name that no server in front of the app reads, see `cluster.edge`."""
+
 # A caller's id goes into logs and headers of other systems: visible ASCII only, and short.
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def request_id(wanted: bytes) -> bytes:
+    """The id that a caller wants for its request, if it is fit for logs, else a new one."""
+    return wanted if _SANE_ID.fullmatch(wanted) else b"req_" + os.urandom(16).hex().encode()
 
 
 class Request:
     """A request as far as it is known before its body is read.
 
-    `path` is percent-decoded and free of the root path; `id` is the caller's `x-request-id` if it is fit for logs.
+    `path` is percent-decoded and free of the root path; `id` is the caller's `x-request-id` if it is fit for logs;
+    `started` is when it arrived, in `time.monotonic` seconds; `timeout` is the raw header, if there is one.
     """
 
     __slots__ = (
@@ -40,14 +54,16 @@ class Request:
         "path",
         "receive",
         "started",
+        "timeout",
     )
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.started = time.perf_counter()
+        self.started = time.monotonic()
         self.receive = receive
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.content_type = self.content_length = self.content_encoding = b""
+        self.timeout: bytes | None = None
         wanted = b""
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -56,9 +72,11 @@ class Request:
                 self.content_length = value
             elif name == b"content-encoding":
                 self.content_encoding = value
-            elif name == b"x-request-id":
+            elif name == REQUEST_ID:
                 wanted = value
-        self.id = wanted.decode() if _SANE_ID.fullmatch(wanted) else "req_" + os.urandom(16).hex()
+            elif name in (TIMEOUT, HIDDEN_TIMEOUT):
+                self.timeout = value
+        self.id = request_id(wanted).decode()
 
 
 @dataclass(slots=True)
@@ -86,11 +104,11 @@ async def send_reply(send: Send, request: Request, reply: Reply) -> None:
 
     The names are OpenAI's, but for `x-{stage}-ms`: metrics and logs use the same word for the stage.
     """
-    elapsed_ms = (time.perf_counter() - request.started) * 1e3
+    elapsed_ms = (time.monotonic() - request.started) * 1e3
     headers: Headers = [
         (b"content-type", reply.content_type),
         (b"content-length", b"%d" % len(reply.body)),
-        (b"x-request-id", request.id.encode()),
+        (REQUEST_ID, request.id.encode()),
         (b"openai-version", b"2020-10-01"),
         (b"openai-processing-ms", b"%d" % elapsed_ms),
     ]

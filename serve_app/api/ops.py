@@ -54,6 +54,6 @@ def _status(good: str, bad: str, reason: str | None) -> Reply:
         return json_reply({"status": good})
     error = UnavailableError(f"The service is {bad}: {reason}")
     reply = json_reply({"status": bad, "reason": reason, "error": error_fields(error)}, error.status)
-    reply.headers += retry_headers(error.status)
+    reply.headers += retry_headers(error)
     reply.code = error.code
     return reply
