@@ -114,6 +114,14 @@ def _nest(data: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def default_tokens(num_gpus: float) -> int:
+    """The token budget of a batch, and of a chunk, where the settings leave it to us.
+
+    About what one forward pass takes: long enough to fill the device, short enough that others needn't wait long behind it.
+    """
+    return 16_384 if num_gpus else 2_048
+
+
 # The sections that running replicas of each deployment take over without a restart; Serve hands them on as `user_config`.
 GATEWAY_LIVE = ("limits", "batch", "dispatch", "admission")
 EMBEDDER_LIVE = ("batch",)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from ray import serve
 
 from serve_app.cluster.autoscaling_policy import COMPUTED, HELD_BACK, QUEUED, RATE, RUNNING
 from serve_app.cluster.chunk import ChunkServer
-from serve_app.config import Settings
+from serve_app.cluster.live import LiveSettings
+from serve_app.config import EMBEDDER_LIVE, Settings, default_tokens
+from serve_app.engine.batcher import Batcher
+from serve_app.engine.queue import QueuePolicy
 from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
 
 
@@ -20,12 +25,19 @@ class Embedder:
     """
 
     def __init__(self, settings: Settings, num_gpus: float) -> None:
+        replica: str = serve.get_replica_context().replica_id.unique_id
+        self._batcher, model = self.load(settings, num_gpus)
+        self._chunks = ChunkServer(self._batcher, replica, model)
+        self._own_tokens = default_tokens(num_gpus)
+        self._live = LiveSettings(settings, EMBEDDER_LIVE, self._apply)
+
+    @staticmethod
+    def load(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
+        """See `load_batcher`."""
         # torch is imported here and not above: the process that builds the graph needs neither it nor a GPU.
         from serve_app.cluster.engine_host import load_batcher  # noqa: PLC0415
 
-        replica: str = serve.get_replica_context().replica_id.unique_id
-        self._batcher, model = load_batcher(settings, num_gpus)
-        self._chunks = ChunkServer(self._batcher, replica, model)
+        return load_batcher(settings, num_gpus)
 
     async def embed(self, envelope: Envelope, replica: str | None = None) -> ChunkReply:
         """See `ChunkServer.embed`. `replica` is for the router, which has read it."""
@@ -51,6 +63,17 @@ class Embedder:
             HELD_BACK: float(self._chunks.backlogs.total()),
         }
 
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve's way to change settings without a restart; see `LiveSettings.change`."""
+        self._live.change(user_config)
+
     async def check_health(self) -> None:
         """Serve's health check: raises `EngineDeadError` if this replica can't compute any more."""
         self._chunks.ping(None)
+
+    def _apply(self, settings: Settings, before: Settings) -> None:
+        batch = settings.batch
+        if batch.max_tokens != before.batch.max_tokens:  # or it stays where too little memory may have put it
+            self._batcher.max_batch_tokens = batch.max_tokens or self._own_tokens
+        self._batcher.max_batch_inputs = batch.max_inputs
+        self._batcher.queue.policy = QueuePolicy(bulk_patience_s=batch.bulk_patience_seconds)
