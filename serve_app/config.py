@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -180,7 +180,7 @@ class Settings(_Section):
         """These sections as a `user_config`."""
         return self.model_dump(mode="json", include=set(sections))
 
-    def with_live(self, user_config: Mapping[str, Any], sections: Sequence[str]) -> Settings:
+    def with_live(self, user_config: Mapping[str, Any], sections: Sequence[str]) -> Self:
         """These settings with those of a `user_config`, nested or with dots, in their place; what it doesn't name stays.
 
         Raises ValueError, naming the field, for a section that isn't among `sections`, and for values that can't be set.
@@ -192,7 +192,7 @@ class Settings(_Section):
             if not isinstance(fields, Mapping):
                 raise ValueError(f"{section!r} must be a mapping of its fields")
             merged[section] = merged[section] | dict(fields)
-        return Settings.model_validate(merged)
+        return type(self).model_validate(merged)
 
     @property
     def most_replicas(self) -> int:

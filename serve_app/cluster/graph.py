@@ -27,6 +27,11 @@ def build(settings: Settings) -> serve.Application:
 
     (Annotations are real types here, not strings: Serve reads them to validate the arguments.)
     """
+    return application(settings)
+
+
+def application(settings: Settings, embedder: type[Embedder] = Embedder) -> serve.Application:
+    """The graph, with another `Embedder` class if one is given: its `load` can put something else in the engine's place."""
     logger = configure_logging()
     if absent := environment.missing(os.environ):
         logger.warning(
@@ -40,7 +45,7 @@ def build(settings: Settings) -> serve.Application:
         "enable_access_log": settings.access_log,
         "log_level": "INFO" if settings.access_log else "WARNING",
     }
-    embedder = serve.deployment(Embedder).options(
+    embedding = serve.deployment(embedder).options(
         name="Embedder",
         **embedder_count(settings),
         max_ongoing_requests=EMBEDDER_CONCURRENCY,
@@ -59,4 +64,4 @@ def build(settings: Settings) -> serve.Application:
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         logging_config=logging_config,
     )
-    return gateway.bind(settings, num_gpus, embedder.bind(settings, num_gpus))
+    return gateway.bind(settings, num_gpus, embedding.bind(settings, num_gpus))

@@ -37,8 +37,16 @@ class _StopRequestedError(BaseException):
     """Ctrl-C or SIGTERM. Not an `Exception`: nothing on the way may swallow it."""
 
 
-def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> NoReturn:
-    """Serve until Ctrl-C or SIGTERM, then end the process. Whatever happens, Ray and HAProxy are stopped first."""
+def serve_here(
+    settings: Settings,
+    ports: Ports,
+    dashboard_port: int | None,
+    build: Callable[[Settings], serve.Application] = build,
+) -> NoReturn:
+    """Serve until Ctrl-C or SIGTERM, then end the process. Whatever happens, Ray and HAProxy are stopped first.
+
+    `build` makes the application; it is called once Ray runs.
+    """
     log = configure_logging()
     instance = Instance.of_this_process(ports.http, settings.model)
     code = 0
@@ -59,7 +67,7 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
         stopping = _stop_on_signals()  # ray.init puts its own handlers there
         settings = _placed(settings)
         serve.start(http_options={"host": "0.0.0.0", "port": ports.http}, logging_config={"log_level": "WARNING"})  # noqa: S104
-        _deploy(settings)
+        _deploy(build(settings))
         _wait_until_ready(instance)
         serving = True
         log.info("Ready: %s/v1 serves %s", instance.url, settings.model)
@@ -88,9 +96,9 @@ def serve_here(settings: Settings, ports: Ports, dashboard_port: int | None) -> 
     os._exit(code)
 
 
-def _deploy(settings: Settings) -> None:
+def _deploy(application: serve.Application) -> None:
     try:
-        serve.run(build(settings), name=APPLICATION, route_prefix="/")
+        serve.run(application, name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
         # Serve's own message only says which deployment failed; the reason is the last line of the replica's traceback.
         deployments = serve.status().applications[APPLICATION].deployments
