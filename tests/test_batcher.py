@@ -112,6 +112,7 @@ async def test_what_arrives_while_the_engine_is_busy_shares_the_next_batch():
         await asyncio.sleep(0)
         assert engine.marks() == [[1, 2]]
         assert batcher.outstanding_tokens == 25
+        assert batcher.running_tokens == 10
         engine.outcomes.put(None)
         engine.outcomes.put(None)
         await asyncio.gather(*futures)
@@ -134,6 +135,7 @@ async def test_queue_and_inference_seconds_are_the_inputs_own():
         np.testing.assert_array_equal(encoded.queue_seconds, [0, 2, 4])
         np.testing.assert_array_equal(encoded.inference_seconds, [2, 2, 2])
         assert batcher.tokens_per_second == pytest.approx(25 / 6, rel=0.1)
+        assert (batcher.computed_tokens, batcher.running_tokens) == (25, 0)
 
 
 async def test_a_failed_row_fails_alone():
