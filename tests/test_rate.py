@@ -38,6 +38,6 @@ def test_it_follows_a_change_of_speed() -> None:
     rate = TokenRate()
     for _ in range(100):
         rate.add(1000, 0.01)
-    for _ in range(30):
+    for _ in range(60):
         rate.add(1000, 1.0)
     assert rate.value == pytest.approx(1000, rel=0.2)
