@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.types import ReplicaStatus
 
 
 class World:
-    """A clock and its timers."""
+    """A clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.timers: list[tuple[float, Callable[[], None]]] = []
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        self.timers.append((self.now + delay, callback))
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
-        due = [timer for timer in self.timers if timer[0] <= self.now]
-        self.timers = [timer for timer in self.timers if timer[0] > self.now]
-        for _, callback in due:
-            callback()
 
 
-def view_of(*names: str, **options: float) -> tuple[ReplicaSet, World]:
+def view_of(*names: str, slots_per_class: int = 2) -> tuple[ReplicaSet, World]:
     world = World()
-    view = ReplicaSet(clock=lambda: world.now, call_later=world.call_later, **options)  # type: ignore[arg-type]
+    view = ReplicaSet(slots_per_class=slots_per_class, clock=lambda: world.now)
     view.set_replicas(names)
     return view, world
 
@@ -69,7 +59,6 @@ def test_replies_correct_the_load_and_their_news_ages():
     assert view.try_acquire(0, 10) == "a"
     view.release("a", 0, 10, reply(outstanding=1000, rate=100.0))
     assert view.outstanding_tokens == 1000
-    assert view.tokens_per_second == 100.0
     assert [view.try_acquire(0, 10), view.try_acquire(0, 10)] == ["b", "b"]
     view.release("b", 0, 10, reply(outstanding=10))
     assert view.outstanding_tokens == 1010, "of the 10 tokens outstanding at b, all are our own"
@@ -87,22 +76,38 @@ def test_excluded_replicas_are_used_only_if_there_are_no_others():
     assert view.try_acquire(0, 1, {"a"}) == "a"
 
 
-def test_a_lost_replica_leaves_at_once_and_returns_after_a_growing_back_off():
-    view, world = view_of("a", "b", back_off_s=1.0, max_back_off_s=3.0)
-    for back_off in (1.0, 2.0, 3.0, 3.0):
-        view.mark_unavailable("a")
-        view.mark_unavailable("a")
-        assert view.available == ["b"]
-        view.set_replicas(["a", "b"])
-        world.advance(back_off - 0.1)
-        assert view.available == ["b"]
-        world.advance(0.1)
-        assert sorted(view.available) == ["a", "b"]
-    view.release(str(view.try_acquire(0, 1, {"b"})), 0, 1, reply())
+def test_forbidden_replicas_are_never_used():
+    view, _ = view_of("a", "b", slots_per_class=1)
+    assert view.try_acquire(0, 1, frozenset(), {"a"}) == "b"
+    assert view.try_acquire(0, 1, frozenset(), {"a", "b"}) is None
+    assert view.try_acquire(0, 1, {"a"}, {"b"}) == "a", "to be avoided, but the only one allowed"
+
+
+def test_a_lost_replica_leaves_at_once_and_stays_out_until_it_is_let_back_in():
+    view, world = view_of("a", "b")
     view.mark_unavailable("a")
-    world.advance(1.0)
-    assert sorted(view.available) == ["a", "b"], "a reply makes it trusted again"
+    assert (view.available, view.down, view.is_down("a"), view.is_available("a")) == (["b"], ["a"], True, False)
+    world.advance(1000)
+    view.set_replicas(["a", "b"])
+    assert view.available == ["b"]
+    assert sorted(view.listed) == ["a", "b"]
+    view.mark_available("a")
+    assert (sorted(view.available), view.down) == (["a", "b"], [])
     view.mark_unavailable("nobody")
+    view.mark_available("nobody")
+    assert not view.is_listed("nobody")
+
+
+def test_what_a_replica_should_take_follows_from_its_own_rate_or_the_others():
+    view, _ = view_of("a", "b")
+    assert view.tokens_per_second == 0.0
+    assert [view.try_acquire(0, 30), view.try_acquire(0, 30)] == ["a", "b"]
+    assert view.expected_seconds("a") is None
+    view.hear("b", reply(outstanding=50, rate=10.0))
+    view.hear("nobody", reply())
+    assert view.expected_seconds("b") == 5.0
+    assert view.expected_seconds("a") == 3.0
+    assert view.tokens_per_second == 20.0, "who hasn't measured yet is taken as the mean"
 
 
 def test_a_replica_no_longer_listed_may_still_reply():
@@ -118,20 +123,20 @@ def test_a_replica_no_longer_listed_may_still_reply():
 
 
 def test_a_replica_removed_while_out_does_not_come_back():
-    view, world = view_of("a")
+    view, _ = view_of("a")
     view.mark_unavailable("a")
     view.set_replicas([])
-    world.advance(10)
+    view.mark_available("a")
     assert view.available == []
     assert view.try_acquire(0, 1) is None
 
 
 def test_whoever_waits_for_a_slot_is_told():
-    view, world = view_of("a")
+    view, _ = view_of("a")
     told: list[list[str]] = []
     view.subscribe(lambda: told.append(view.available))
     view.set_replicas(["a", "b"])
     view.release(str(view.try_acquire(0, 1)), 0, 1, None)
     view.mark_unavailable("a")
-    world.advance(1)
+    view.mark_available("a")
     assert [sorted(names) for names in told] == [["a", "b"]] * 3

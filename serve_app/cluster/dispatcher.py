@@ -1,9 +1,8 @@
 """The gateway's dispatcher: inputs of many requests out in chunks to the replicas, one answer per request
 back.
 
-A chunk leaves when a replica has a free slot for its lane, with whatever waits at that moment; there is no
-timer but for deadlines. Embedding is idempotent, so the inputs of a lost replica are simply sent again,
-elsewhere.
+A chunk leaves when a replica has a free slot for its lane, with whatever waits at that moment. Embedding is idempotent, so what
+a replica didn't answer is sent again: elsewhere after its death, and beside it once it is silent; the first answer wins.
 """
 
 from __future__ import annotations
@@ -12,29 +11,34 @@ import asyncio
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import count, takewhile
 
-import numpy as np
-
-from serve_app.cluster.deadlines import Deadlines
-from serve_app.cluster.ports import ReplicaLostError, ReplicaRefusedError, ReplicaView, Transport
+from serve_app.cluster.budget import RetryBudget
+from serve_app.cluster.cluster_backlog import ClusterBacklog
+from serve_app.cluster.counters import Counters
+from serve_app.cluster.flights import Flights
+from serve_app.cluster.ports import Backlog, ReplicaLostError, ReplicaRefusedError, Transport
+from serve_app.cluster.recall import Recall
+from serve_app.cluster.replicas import ReplicaSet
+from serve_app.cluster.requests import OpenRequests
+from serve_app.cluster.resender import OCCUPIED_SECONDS, Resender, hopeful
+from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.tasks import TaskGroup
-from serve_app.cluster.ticket import Chunk, Embedded, Request, Ticket
+from serve_app.cluster.ticket import Chunk, Embedded, Ticket
+from serve_app.cluster.watch import Watch
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.errors import (
-    DeadlineExceededError,
+    CrashingInputError,
     EngineDeadError,
     InternalError,
+    ReplicaOccupiedError,
     RequestError,
     StaleReplicaError,
     UnavailableError,
 )
-from serve_app.types import ChunkReply, Priority, TokenIds
+from serve_app.types import ChunkReply, Ping, Priority, TokenIds
 
-__all__ = ["Dispatcher", "Embedded", "ReplicaLostError"]
+__all__ = ["Dispatcher", "Embedded"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,57 +46,80 @@ logger = logging.getLogger(__name__)
 class Dispatcher:
     """Sends the inputs of `embed` calls to replicas; to be used from one event loop.
 
-    Chunks hold at most `chunk_tokens` tokens and `chunk_inputs` inputs. An input is sent at most
-    `max_attempts` times. `clock` gives monotonic seconds, the unit of all deadlines. The counters are plain
-    and only grow: `chunks_sent`; `inputs_sent`; `retries`, inputs queued again; `cancelled`, inputs given
-    up before they had an answer.
+    `clock` gives monotonic seconds, the unit of all deadlines.
     """
 
     def __init__(
         self,
-        view: ReplicaView,
+        view: ReplicaSet,
         transport: Transport,
         *,
         gateway: str,
         model: str = "",
         hidden_size: int,
-        chunk_tokens: int = 16_384,
-        chunk_inputs: int = 256,
-        max_attempts: int = 3,
+        rules: DispatchRules | None = None,
         policy: QueuePolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.in_flight_tokens = 0
-        self.chunks_sent = 0
-        self.inputs_sent = 0
-        self.retries = 0
-        self.cancelled = 0
+        self.counters = Counters()
         self._view = view
         self._transport = transport
         self._gateway = gateway
         self._model = model
         self._hidden_size = hidden_size
-        self._chunk_tokens = chunk_tokens
-        self._chunk_inputs = chunk_inputs
-        self._max_attempts = max_attempts
         self._clock = clock
         self._queue: InputQueue[Ticket] = InputQueue(policy)
-        self._requests: set[Request] = set()
-        self._deadlines = Deadlines(self._expire, clock)
+        self._flights = Flights()
         self._tasks = TaskGroup()
-        self._ids = count(1)
+        self._budget = RetryBudget()
+        self._again = Resender(view, self._flights, self._budget, self.counters)
+        self._recall = Recall(view, transport, gateway, self._again, self._tasks)
+        self._requests = OpenRequests(self._queue, hidden_size, self._recall.drop, self.counters, clock)
+        self._backlog = ClusterBacklog(view, clock)
+        self._watch = Watch(
+            view,
+            transport,
+            self._flights,
+            ping=lambda: Ping(gateway, model, self.queued_tokens),
+            on_status=self._backlog.hear,
+            on_silent=self._again.overtake,
+            on_back=lambda replica: self._again.back(replica, clock()),
+            on_look=self._wake,
+            clock=clock,
+        )
         self._pump_scheduled = False
         self._closed = False
+        self.configure(rules or DispatchRules())
         view.subscribe(self._wake)
+
+    def configure(self, rules: DispatchRules) -> None:
+        """Go by other rules from now on."""
+        self._chunk_tokens = rules.chunk_tokens
+        self._chunk_inputs = rules.chunk_inputs
+        self._again.max_deaths = rules.max_deaths
+        self._watch.policy = rules.silence
+        self._budget.share = rules.retry_budget
+        # All that one replica may hold of ours.
+        self._budget.floor = rules.chunk_tokens * self._view.slots_per_class * self._queue.policy.lanes
 
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait for a slot."""
-        return self._queue.tokens
+        return self._queue.tokens + self._again.tokens
+
+    @property
+    def in_flight_tokens(self) -> int:
+        """Tokens sent and not answered yet, what is sent twice counting twice."""
+        return self._flights.tokens
+
+    def backlog(self) -> Backlog:
+        """The work ahead of a request that arrives now."""
+        return self._backlog.with_own(self.queued_tokens)
 
     def oldest_age(self) -> float:
         """Seconds that the longest waiting input has waited for a slot."""
-        return self._queue.oldest_age(self._clock())
+        now = self._clock()
+        return max(self._queue.oldest_age(now), now - self._again.oldest_arrival(now))
 
     async def embed(
         self,
@@ -103,166 +130,117 @@ class Dispatcher:
     ) -> Embedded:
         """The vectors of one request's inputs, or the error of the first input that failed.
 
-        Raises `DeadlineExceededError` at the deadline, `UnavailableError` if every attempt lost its replica
-        or the dispatcher is closed, and whatever error a replica gave an input. Cancelling the call gives
-        up its inputs.
+        Raises `DeadlineExceededError` at the deadline, `CrashingInputError` if replica after replica died of an input,
+        `UnavailableError` if the dispatcher is closed, and whatever error a replica gave an input. Cancelling the call gives up
+        its inputs.
         """
         if self._closed:
             raise UnavailableError("The gateway is shutting down.")
-        now = self._clock()
-        if deadline <= now:
-            raise DeadlineExceededError("The deadline passed before the request was dispatched.")
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        request = Request(len(token_ids), self._hidden_size, now, deadline, future)
+        request = self._requests.open(token_ids, priority, deadline)
         answer = request.answer
-        if not token_ids:
-            return answer
-        for row, ids in enumerate(token_ids):
-            # The deadline is the request's, kept on one timer; the queue needn't watch every input.
-            ticket = Ticket(len(ids), priority, math.inf, now, next(self._ids), row, ids, request)
-            request.tickets.append(ticket)
-            self._queue.push(ticket)
-        self._requests.add(request)
-        self._deadlines.add(request, live=len(self._requests))
         self._wake()
         try:
-            await future
+            await request.future
         except asyncio.CancelledError:
-            self._give_up(request)
+            self._requests.drop(request)
             raise
         return answer
 
     def pump(self) -> None:
-        """Send chunks until nothing waits or no slot is free."""
+        """Send chunks until nothing waits or no slot is free; those sent again go first."""
         self._pump_scheduled = False
-        full: set[int] = set()
         now = self._clock()
+        if self._again:
+            for chunk in self._again.chunks(now):
+                self._send(chunk)
+        full: set[int] = set()
         while (lane := self._queue.leader(skip=full)) is not None:
             tickets = self._queue.peek(lane, self._chunk_tokens, self._chunk_inputs)
-            # Retries travel apart: an input that kills replicas takes down no others but its first companions.
-            lost_on = tickets[0].lost_on
-            tickets = [*takewhile(lambda ticket: ticket.lost_on == lost_on, tickets)]  # noqa: B023
             tokens = sum([ticket.tokens for ticket in tickets])
-            replica = self._view.try_acquire(lane, tokens, lost_on)
+            replica = self._view.try_acquire(lane, tokens)
             if replica is None:
                 full.add(lane)
                 continue
             self._queue.lead(lane, tickets, now)
+            self._budget.sent(tokens, now)
             self._send(Chunk(replica, lane, tokens, tickets, now))
+        self._watch.start()
 
     async def close(self) -> None:
         """Fail what is left with `UnavailableError` and take no more."""
         self._closed = True
-        for request in list(self._requests):
-            self._fail(request, UnavailableError("The gateway is shutting down."))
-        self._deadlines.clear()
+        self._requests.fail_all(UnavailableError("The gateway is shutting down."))
+        await self._watch.close()
         await self._tasks.cancel()
 
     def _wake(self) -> None:
         # Not at once: what else arrives in this turn of the loop shares the chunks.
-        if self._queue and not self._pump_scheduled:
+        if not self._pump_scheduled and (self._queue or self._again):
             self._pump_scheduled = True
             asyncio.get_running_loop().call_soon(self.pump)
 
     def _send(self, chunk: Chunk) -> None:
-        for ticket in chunk.tickets:
-            ticket.chunk = chunk
-        self.in_flight_tokens += chunk.tokens
-        self.chunks_sent += 1
-        self.inputs_sent += len(chunk.tickets)
-        self._tasks.spawn(self._carry(chunk))
+        self._flights.board(chunk)
+        self.counters.chunks_sent += 1
+        self.counters.inputs_sent += len(chunk.tickets)
+        chunk.task = self._tasks.spawn(self._carry(chunk))
 
     async def _carry(self, chunk: Chunk) -> None:
         outcome: ChunkReply | Exception | None = None
         try:
-            outcome = await self._transport.send(
-                chunk.replica, chunk.envelope(self._gateway, self._model, self._queue.tokens)
-            )
+            chunk.told = self.queued_tokens
+            outcome = await self._transport.send(chunk.replica, chunk.envelope(self._gateway, self._model))
             chunk.check(outcome, self._hidden_size)
         except Exception as error:
             outcome = error
         finally:
+            # Cancelled, too: nobody waits for it, and its replica may never answer.
             reply = outcome if isinstance(outcome, ChunkReply) else None
-            self._land(chunk, reply)
+            self._flights.land(chunk)
+            self._again.landed(chunk)
+            self._view.release(chunk.replica, chunk.lane, chunk.tokens, reply.status if reply is not None else None)
         if isinstance(outcome, ChunkReply):
+            self._watch.replied(chunk.replica)
+            self._backlog.hear(outcome.status, chunk.told)
             self._deliver(chunk, outcome)
-        elif isinstance(outcome, ReplicaLostError | ReplicaRefusedError | StaleReplicaError | EngineDeadError):
-            self._lose(chunk, chunk.tickets)
         else:
-            self._reject(chunk, outcome)
-
-    def _land(self, chunk: Chunk, reply: ChunkReply | None) -> None:
-        self.in_flight_tokens -= chunk.tokens
-        for ticket in chunk.tickets:
-            ticket.chunk = None
-        status = None if reply is None else reply.status
-        if status is not None and status.replica != chunk.replica:
-            # Serve's router found the replica gone before it sent, and sent elsewhere.
-            self._view.mark_unavailable(chunk.replica)
-            status = None
-        self._view.release(chunk.replica, chunk.lane, chunk.tokens, status)
+            self._fell(chunk, outcome)
 
     def _deliver(self, chunk: Chunk, reply: ChunkReply) -> None:
-        tickets, errors = chunk.tickets, reply.errors
-        for i in sorted(errors, key=lambda i: tickets[i].row):
-            if not isinstance(errors[i], EngineDeadError):
-                self._fail(tickets[i].request, errors[i])
-        dead = [tickets[i] for i in sorted(errors) if isinstance(errors[i], EngineDeadError)]
+        dead = []
+        for i, error in sorted(reply.errors.items(), key=lambda item: chunk.tickets[item[0]].row):
+            if isinstance(error, EngineDeadError):
+                dead.append(chunk.tickets[i])
+            elif not chunk.tickets[i].done:
+                self._requests.fail(chunk.tickets[i].request, error)
         if dead:
-            self._lose(chunk, dead)
+            self._lose(chunk, [ticket for ticket in dead if not ticket.done])
         for request in chunk.fill_in(reply):
-            request.future.set_result(None)
-            self._forget(request)
+            self._requests.answer(request)
+        if chunk.again or chunk.overtaken or chunk.since:
+            # The first answer wins: what is elsewhere is taken back.
+            self._recall.drop([ticket for ticket in chunk.tickets if ticket.done])
+
+    def _fell(self, chunk: Chunk, error: Exception) -> None:
+        """A chunk came back without vectors."""
+        if isinstance(error, ReplicaLostError):
+            self._lose(chunk, chunk.live())
+        elif isinstance(error, ReplicaOccupiedError):
+            self._again.occupied(chunk, self._clock())
+            asyncio.get_running_loop().call_later(OCCUPIED_SECONDS, self._wake)
+        elif isinstance(error, ReplicaRefusedError | StaleReplicaError | EngineDeadError):
+            self._watch.lose(chunk.replica)
+            self._again.untaken(chunk)
+            self._wake()
+        else:
+            logger.error("A chunk of %d inputs failed", len(chunk.tickets), exc_info=error)
+            for ticket in chunk.live():
+                if ticket.group is None and not hopeful(ticket):
+                    self._requests.fail(ticket.request, error if isinstance(error, RequestError) else InternalError())
 
     def _lose(self, chunk: Chunk, tickets: Sequence[Ticket]) -> None:
-        self._view.mark_unavailable(chunk.replica)
-        logger.warning("Replica %s was lost with %d inputs", chunk.replica, len(tickets))
-        for ticket in tickets:
-            if ticket.attempts >= self._max_attempts:
-                self._fail(ticket.request, UnavailableError("The replicas failed repeatedly. Try again later."))
-        again = []
-        for ticket in tickets:
-            if not ticket.request.future.done():
-                lost_on = ticket.lost_on | {chunk.replica}
-                retry = replace(ticket, attempts=ticket.attempts + 1, lost_on=lost_on)
-                retry.request.tickets[retry.row] = retry
-                again.append(retry)
-        self.retries += len(again)
-        self._queue.requeue(again)
+        self._watch.lose(chunk.replica)
+        for cause in self._again.lost(chunk, tickets):
+            message = f"Input {cause.row} made every replica that computed it crash, the last one by itself."
+            self._requests.fail(cause.request, CrashingInputError(message, "input"))
         self._wake()
-
-    def _reject(self, chunk: Chunk, error: Exception | None) -> None:
-        logger.error("A chunk of %d inputs failed", len(chunk.tickets), exc_info=error)
-        for ticket in chunk.tickets:
-            self._fail(ticket.request, error if isinstance(error, RequestError) else InternalError())
-
-    def _expire(self, request: Request) -> None:
-        self._fail(request, DeadlineExceededError("The deadline passed before the vectors were ready."))
-
-    def _fail(self, request: Request, error: Exception) -> None:
-        if not request.future.done():
-            request.future.set_exception(error)
-            self._give_up(request)
-
-    def _give_up(self, request: Request) -> None:
-        in_flight: dict[Chunk, list[int]] = defaultdict(list)
-        for ticket in request.tickets:
-            if self._queue.discard(ticket):
-                self.cancelled += 1
-            elif ticket.chunk is not None:
-                in_flight[ticket.chunk].append(ticket.id)
-        for chunk, ids in in_flight.items():
-            self.cancelled += len(ids)
-            self._tasks.spawn(self._cancel(chunk.replica, ids))
-        self._forget(request)
-
-    async def _cancel(self, replica: str, ids: list[int]) -> None:
-        try:
-            await self._transport.cancel(replica, self._gateway, np.array(ids, np.uint64))
-        except Exception:
-            # The replica computes in vain; nobody waits for it.
-            logger.debug("Cancelling at %s failed", replica, exc_info=True)
-
-    def _forget(self, request: Request) -> None:
-        self._requests.discard(request)
-        request.close()

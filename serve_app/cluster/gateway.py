@@ -13,8 +13,10 @@ from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.feed import feed_of
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.replicas import ReplicaSet
+from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.served import open_model
 from serve_app.cluster.service import EmbeddingService
+from serve_app.cluster.silence import SilencePolicy
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
 from serve_app.config import Settings
@@ -50,9 +52,7 @@ class Gateway:
             gateway=gateway,
             model=model.fingerprint,
             hidden_size=config.hidden_size,
-            chunk_tokens=settings.dispatch.chunk_tokens or (GPU_CHUNK_TOKENS if num_gpus else CPU_CHUNK_TOKENS),
-            chunk_inputs=settings.dispatch.chunk_inputs,
-            max_attempts=settings.dispatch.max_deaths,
+            rules=dispatch_rules(settings, num_gpus),
             policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
         )
         health = ReplicaHealth(
@@ -72,6 +72,18 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> Any:
         return own_request_id(build_app(self._service))
+
+
+def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:
+    """What the settings say of dispatching; the size of a chunk goes by the device unless it is set."""
+    dispatch = settings.dispatch
+    return DispatchRules(
+        chunk_tokens=dispatch.chunk_tokens or (GPU_CHUNK_TOKENS if num_gpus else CPU_CHUNK_TOKENS),
+        chunk_inputs=dispatch.chunk_inputs,
+        max_deaths=dispatch.max_deaths,
+        retry_budget=dispatch.retry_budget,
+        silence=SilencePolicy(dispatch.silence_seconds, dispatch.silence_multiple),
+    )
 
 
 def own_request_id(app: Any) -> Any:

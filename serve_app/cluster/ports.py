@@ -1,8 +1,7 @@
-"""What the dispatcher needs of the outside: a view of the replicas, and a way to reach them."""
+"""What the dispatcher needs of the outside, a way to reach the replicas, and what it tells: its backlog."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,25 +32,6 @@ class Backlog:
     cluster_tokens: int = 0
     tokens_per_second: float = 0.0
     replicas: int = 0
-
-
-class ReplicaView(Protocol):
-    """Which replicas there are and how busy. A `lane` is a length class and priority, see `engine.queue`."""
-
-    def try_acquire(self, lane: int, tokens: int, exclude: Set[str], /) -> str | None:
-        """Take a slot for a chunk at the replica with the fewest outstanding tokens; None if none is free.
-
-        Replicas in `exclude` are passed over as long as there are others, be they busy.
-        """
-
-    def release(self, replica: str, lane: int, tokens: int, status: ReplicaStatus | None, /) -> None:
-        """Give the slot back, with what the replica said of itself, if it answered."""
-
-    def mark_unavailable(self, replica: str, /) -> None:
-        """Take a lost replica out of the rotation at once."""
-
-    def subscribe(self, callback: Callable[[], None], /) -> None:
-        """Call back whenever a slot or a replica may have become free."""
 
 
 class Transport(Protocol):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 from serve_app.types import ReplicaStatus
+
+NOBODY: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +18,6 @@ class _Replica:
 
     listed: bool = True
     down: bool = False
-    losses: int = 0
     in_flight: int = 0
     tokens: int = 0
     used: Counter[int] = field(default_factory=Counter)
@@ -31,56 +31,69 @@ class _Replica:
         return self.tokens + max(0.0, self.others - drained)
 
 
-def _call_later(delay: float, callback: Callable[[], None]) -> None:
-    asyncio.get_running_loop().call_later(delay, callback)
-
-
 class ReplicaSet:
-    """The `ReplicaView` of a gateway; to be used from its event loop only.
+    """The replicas as a gateway sees them; to be used from its event loop only. `clock` gives monotonic seconds.
 
     Slots are counted per replica and lane, so that long documents never hold the slots of short queries,
-    nor bulk those of interactive inputs: `slots_per_class` for each. A lost replica leaves the rotation for
-    `back_off_s` seconds, twice as long after each further loss, up to `max_back_off_s`; a reply makes it
-    trusted again. It need not be named anew to return: who lists the replicas may never have noticed.
+    nor bulk those of interactive inputs: `slots_per_class` for each, which may be set at any time. A replica marked unavailable
+    stays out of the rotation until it is marked available: being named anew doesn't bring it back, for who lists the replicas may
+    never have noticed.
     """
 
-    def __init__(
-        self,
-        *,
-        slots_per_class: int = 2,
-        back_off_s: float = 1.0,
-        max_back_off_s: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
-        call_later: Callable[[float, Callable[[], None]], None] = _call_later,
-    ) -> None:
-        self._slots = slots_per_class
-        self._back_off_s = back_off_s
-        self._max_back_off_s = max_back_off_s
+    def __init__(self, *, slots_per_class: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
+        self.slots_per_class = slots_per_class
+        self.available: list[str] = []
+        """Ids of the replicas in the rotation."""
         self._clock = clock
-        self._call_later = call_later
         self._replicas: dict[str, _Replica] = {}
+        self._rotation: dict[str, _Replica] = {}  # those available; who got a chunk last stands last
         self._callbacks: list[Callable[[], None]] = []
 
     @property
     def listed(self) -> list[str]:
-        """Ids of the replicas that exist, in the rotation or not."""
+        """Ids of the replicas that exist, whether they answer or not."""
         return [name for name, replica in self._replicas.items() if replica.listed]
 
     @property
-    def available(self) -> list[str]:
-        """Ids of the replicas in the rotation."""
-        return [name for name, replica in self._replicas.items() if replica.listed and not replica.down]
+    def down(self) -> list[str]:
+        """Ids of those that exist but are out of the rotation."""
+        return [name for name, replica in self._replicas.items() if replica.listed and replica.down]
 
     @property
     def outstanding_tokens(self) -> int:
         """Tokens believed to be waiting or running at the available replicas, whoever sent them."""
         now = self._clock()
-        return int(sum(self._replicas[name].outstanding(now) for name in self.available))
+        return int(sum([replica.outstanding(now) for replica in self._rotation.values()]))
 
     @property
     def tokens_per_second(self) -> float:
-        """Sum of the rates that the available replicas last measured; 0 if unknown."""
-        return sum(self._replicas[name].rate for name in self.available)
+        """What the available replicas can do together, those that haven't measured yet taken as the mean of the others; 0 if
+        unknown."""
+        return self._mean_rate() * len(self._rotation)
+
+    def is_available(self, replica: str) -> bool:
+        """Whether a replica is in the rotation."""
+        return replica in self._rotation
+
+    def is_down(self, replica: str) -> bool:
+        """Whether a replica was marked unavailable."""
+        state = self._replicas.get(replica)
+        return state is not None and state.down
+
+    def is_listed(self, replica: str) -> bool:
+        """Whether a replica exists, as far as Serve has told."""
+        state = self._replicas.get(replica)
+        return state is not None and state.listed
+
+    def replied_at(self, replica: str) -> float:
+        """When a replica last gave its status."""
+        return self._replicas[replica].replied_at
+
+    def expected_seconds(self, replica: str) -> float | None:
+        """How long a replica should take for all it has; None if no replica has measured its rate."""
+        state = self._replicas[replica]
+        rate = state.rate or self._mean_rate()
+        return (state.tokens + state.others) / rate if rate else None
 
     def set_replicas(self, ids: Iterable[str]) -> None:
         """Replace the list of replicas. Those already known keep their state; one no longer named may still
@@ -88,30 +101,38 @@ class ReplicaSet:
         named = set(ids)
         for name in [*self._replicas]:
             self._replicas[name].listed = name in named
-            self._forget_if_gone(name)
+            self._settle(name)
         for name in sorted(named - self._replicas.keys()):
-            self._replicas[name] = _Replica()
+            self._replicas[name] = _Replica(replied_at=self._clock())
+            self._settle(name)
         self._notify()
 
-    def try_acquire(self, lane: int, tokens: int, exclude: Set[str] = frozenset()) -> str | None:
+    def try_acquire(self, lane: int, tokens: int, avoid: Set[str] = NOBODY, never: Set[str] = NOBODY) -> str | None:
         """Take a slot for `tokens` at the replica with the fewest outstanding tokens; None if none is free.
 
-        Replicas in `exclude` are passed over as long as there are others, be they busy.
+        Replicas in `avoid` are passed over as long as there are others, be they busy; those in `never` always.
         """
-        names = self.available
-        if exclude:
-            names = [name for name in names if name not in exclude] or names
-        free = [name for name in names if self._replicas[name].used[lane] < self._slots]
-        if not free:
-            return None
+        rotation = self._rotation
+        if never:
+            rotation = {name: replica for name, replica in rotation.items() if name not in never}
+        if avoid:
+            rotation = {name: replica for name, replica in rotation.items() if name not in avoid} or rotation
         now = self._clock()
-        name = min(free, key=lambda name: self._replicas[name].outstanding(now))
+        best: str | None = None
+        least = 0.0
+        for name, replica in rotation.items():
+            if replica.used[lane] < self.slots_per_class:
+                outstanding = replica.outstanding(now)
+                if best is None or outstanding < least:
+                    best, least = name, outstanding
+        if best is None:
+            return None
         # Behind its equals, so that ties go round.
-        replica = self._replicas[name] = self._replicas.pop(name)
+        replica = self._rotation[best] = self._rotation.pop(best)
         replica.used[lane] += 1
         replica.in_flight += 1
         replica.tokens += tokens
-        return name
+        return best
 
     def release(self, replica: str, lane: int, tokens: int, status: ReplicaStatus | None) -> None:
         """Give back what `try_acquire` took; `status` corrects what is known of the replica."""
@@ -120,35 +141,52 @@ class ReplicaSet:
         state.in_flight -= 1
         state.tokens -= tokens
         if status is not None:
-            state.losses = 0
-            state.others = max(0, status.outstanding_tokens - state.tokens)
-            state.rate = status.tokens_per_second
-            state.replied_at = self._clock()
-        self._forget_if_gone(replica)
+            self._learn(state, status)
+        if not state.listed:
+            self._settle(replica)
         self._notify()
 
-    def mark_unavailable(self, replica: str) -> None:
-        """Take a lost replica out of the rotation, for a while."""
+    def hear(self, replica: str, status: ReplicaStatus) -> None:
+        """A replica said how it is without having been sent anything."""
         state = self._replicas.get(replica)
-        if state is None or state.down:
-            return
-        state.down = True
-        state.losses += 1
-        delay = min(self._max_back_off_s, self._back_off_s * 2 ** (state.losses - 1))
-        self._call_later(delay, lambda: self._return(state))
+        if state is not None:
+            self._learn(state, status)
+
+    def mark_unavailable(self, replica: str) -> None:
+        """Take a replica out of the rotation at once."""
+        if replica in self._replicas:
+            self._replicas[replica].down = True
+            self._settle(replica)
+
+    def mark_available(self, replica: str) -> None:
+        """Let a replica back in."""
+        if replica in self._replicas:
+            self._replicas[replica].down = False
+            self._settle(replica)
+            self._notify()
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call back, synchronously, whenever a slot or a replica may have become free."""
         self._callbacks.append(callback)
 
-    def _return(self, state: _Replica) -> None:
-        state.down = False
-        self._notify()
+    def _learn(self, state: _Replica, status: ReplicaStatus) -> None:
+        state.others = max(0, status.outstanding_tokens - state.tokens)
+        state.rate = status.tokens_per_second
+        state.replied_at = self._clock()
 
-    def _forget_if_gone(self, name: str) -> None:
+    def _mean_rate(self) -> float:
+        rates = [replica.rate for replica in self._rotation.values() if replica.rate]
+        return sum(rates) / len(rates) if rates else 0.0
+
+    def _settle(self, name: str) -> None:
         state = self._replicas[name]
         if not state.listed and not state.in_flight:
             del self._replicas[name]
+        if state.listed and not state.down:
+            self._rotation.setdefault(name, state)
+        else:
+            self._rotation.pop(name, None)
+        self.available = [*self._rotation]
 
     def _notify(self) -> None:
         for callback in self._callbacks:

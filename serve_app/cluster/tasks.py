@@ -16,7 +16,7 @@ class TaskGroup:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, work: Coroutine[None, None, None]) -> None:
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run a coroutine on the running loop; it deals with its own exceptions."""
         # In an empty context: a chunk belongs to many requests, and must not be logged, traced or cancelled by Serve
         # as part of the one that happened to start it.
@@ -24,6 +24,7 @@ class TaskGroup:
         # The loop itself holds tasks only weakly.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def cancel(self) -> None:
         """Cancel all and wait until they are gone."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ import numpy.typing as npt
 from serve_app.engine.queue import QueuedInput
 from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope, Output, TokenIds, Vectors
 
-NOWHERE: frozenset[str] = frozenset()
+if TYPE_CHECKING:
+    from serve_app.cluster.retries import RetryGroup
 
 
 class Embedded(NamedTuple):
@@ -35,15 +36,20 @@ _GONE = Embedded(np.empty((0, 0), np.float32), np.empty(0, np.float32), np.empty
 
 @dataclass(slots=True, eq=False)
 class Ticket(QueuedInput):
-    """One input on one attempt: queued, or in flight in `chunk`, or done with. A retry is a new ticket."""
+    """One input of a request, until it is `done`: it has its vector, or nobody waits for it any more.
+
+    It waits in the queue, or in `group` to be sent again, and is in flight in `copies`: more than one where a silent replica is
+    being overtaken. `lost_on` names the replicas that died with it, one entry a death.
+    """
 
     id: int
     row: int
     token_ids: TokenIds
     request: Request
-    attempts: int = 1
-    lost_on: frozenset[str] = NOWHERE
-    chunk: Chunk | None = field(default=None, init=False)
+    lost_on: tuple[str, ...] = field(default=(), init=False)
+    copies: tuple[Chunk, ...] = field(default=(), init=False)
+    group: RetryGroup | None = field(default=None, init=False)
+    done: bool = field(default=False, init=False)
 
 
 class Request:
@@ -68,15 +74,36 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """Tickets of one lane in one RPC."""
+    """Tickets of one lane in one RPC.
+
+    `again` if they are not sent for the first time, `suspect` if a replica has died with them, `alone` if several have. `told` is
+    what the replica hears with it of this gateway's backlog, in tokens. `overtaken` once its tickets were queued to be sent
+    elsewhere too; `since` is when its replica came back after that, if it did.
+    """
 
     replica: str
     lane: int
     tokens: int
     tickets: Sequence[Ticket]
     sent_at: float
+    again: bool = False
+    suspect: bool = False
+    alone: bool = False
+    told: int = 0
+    overtaken: bool = field(default=False, init=False)
+    since: float = field(default=0.0, init=False)
+    task: asyncio.Task[None] | None = field(default=None, init=False)
 
-    def envelope(self, gateway: str, model: str, queued_tokens: int) -> Envelope:
+    def live(self) -> list[Ticket]:
+        """The tickets that somebody waits for."""
+        return [ticket for ticket in self.tickets if not ticket.done]
+
+    def abandon(self) -> None:
+        """End its RPC: nobody waits for it, and its replica may never answer."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def envelope(self, gateway: str, model: str) -> Envelope:
         """What goes over the wire."""
         tickets = self.tickets
         n = len(tickets)
@@ -89,7 +116,8 @@ class Chunk:
             time_left=np.array([ticket.request.deadline - self.sent_at for ticket in tickets], np.float32),
             priority=np.full(n, tickets[0].priority, np.uint8),
             output=np.full(n, Output.POOLED, np.uint8),
-            gateway_queued_tokens=queued_tokens,
+            gateway_queued_tokens=self.told,
+            alone=self.alone,
         )
 
     def check(self, reply: ChunkReply, hidden_size: int) -> None:
@@ -110,10 +138,11 @@ class Chunk:
         queued = reply.queue_seconds.tolist()
         inference = reply.inference_seconds.tolist()
         for i, ticket in enumerate(self.tickets):
-            request = ticket.request
-            if i in reply.errors or request.future.done():
+            if ticket.done or i in reply.errors:
                 continue
-            answer, row = request.answer, ticket.row
+            ticket.done = True
+            request, row = ticket.request, ticket.row
+            answer = request.answer
             answer.vectors[row] = reply.vectors[i]
             answer.queue_seconds[row] = queued[i] + self.sent_at - request.arrival
             answer.inference_seconds[row] = inference[i]
