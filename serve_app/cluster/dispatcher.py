@@ -92,8 +92,10 @@ class Dispatcher:
         self.configure(rules or DispatchRules())
         view.subscribe(self._wake)
 
-    def configure(self, rules: DispatchRules) -> None:
-        """Go by other rules from now on."""
+    def configure(self, rules: DispatchRules, policy: QueuePolicy | None = None) -> None:
+        """Go by other rules, and in another order if there's a policy, from now on."""
+        if policy is not None:
+            self._queue.policy = policy
         self._chunk_tokens = rules.chunk_tokens
         self._chunk_inputs = rules.chunk_inputs
         self._again.max_deaths = rules.max_deaths

@@ -12,6 +12,7 @@ from serve_app.api.app import build_app
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.feed import feed_of
 from serve_app.cluster.health import ReplicaHealth
+from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.served import open_model
@@ -19,14 +20,10 @@ from serve_app.cluster.service import EmbeddingService
 from serve_app.cluster.silence import SilencePolicy
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
-from serve_app.config import Settings
+from serve_app.config import GATEWAY_LIVE, Settings, default_tokens
 from serve_app.engine.queue import QueuePolicy
 from serve_app.telemetry.logs import configure_logging
 from serve_app.types import Ping
-
-# About what one forward pass takes: long enough to fill the device, short enough that others needn't wait long behind it.
-GPU_CHUNK_TOKENS = 16_384
-CPU_CHUNK_TOKENS = 2_048
 
 # A request leaves hardly any cycles behind; collecting after every 700 allocations costs an eighth of the gateway's time.
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -53,7 +50,7 @@ class Gateway:
             model=model.fingerprint,
             hidden_size=config.hidden_size,
             rules=dispatch_rules(settings, num_gpus),
-            policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
+            policy=queue_policy(settings),
         )
         health = ReplicaHealth(
             transport,
@@ -62,28 +59,59 @@ class Gateway:
             may_sleep=settings.autoscaling.max_replicas is not None and settings.autoscaling.min_replicas == 0,
         )
         feed_of("Embedder").subscribe(replicas.set_replicas)
+        self._num_gpus = num_gpus
+        self._model = model
+        self._tokenizer = tokenizer
+        self._replicas = replicas
+        self._dispatcher = dispatcher
         self._service = EmbeddingService(
             model.served, limits, tokenizer, dispatcher, health, settings.dispatch.request_timeout_seconds
         )
+
+        self._app = build_app(self._service)
+        self._live = LiveSettings(settings, GATEWAY_LIVE, self._apply)
 
     async def drain(self) -> None:
         """Refuse new requests; return once the accepted ones are computed."""
         await self._service.drain()
 
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve's way to change settings without a restart; see `LiveSettings.change`."""
+        self._live.change(user_config)
+
     def __serve_build_asgi_app__(self) -> Any:
-        return own_request_id(build_app(self._service))
+        async def latest(scope: Any, receive: Any, send: Any) -> None:
+            await self._app(scope, receive, send)
+
+        return own_request_id(latest)
+
+    def _apply(self, settings: Settings, before: Settings) -> None:
+        served = self._model.served_up_to(settings.limits.max_input_tokens)
+        limits = settings.limits.as_limits()
+        self._tokenizer.limits = limits
+        self._service.limits = limits
+        self._service.models = (served,)
+        self._replicas.slots_per_class = settings.dispatch.slots_per_replica
+        self._dispatcher.configure(dispatch_rules(settings, self._num_gpus), queue_policy(settings))
+        # The app reads limits and models when it is built; requests that it has stay with the one they came to.
+        self._app = build_app(self._service)
 
 
 def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:
     """What the settings say of dispatching; the size of a chunk goes by the device unless it is set."""
     dispatch = settings.dispatch
     return DispatchRules(
-        chunk_tokens=dispatch.chunk_tokens or (GPU_CHUNK_TOKENS if num_gpus else CPU_CHUNK_TOKENS),
+        chunk_tokens=dispatch.chunk_tokens or default_tokens(num_gpus),
         chunk_inputs=dispatch.chunk_inputs,
         max_deaths=dispatch.max_deaths,
         retry_budget=dispatch.retry_budget,
         silence=SilencePolicy(dispatch.silence_seconds, dispatch.silence_multiple),
     )
+
+
+def queue_policy(settings: Settings) -> QueuePolicy:
+    """The order in which inputs are sent."""
+    return QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds)
 
 
 def own_request_id(app: Any) -> Any:

@@ -18,6 +18,13 @@ from serve_app.telemetry.logs import configure_logging
 GATEWAY_CONCURRENCY = 10_000
 EMBEDDER_CONCURRENCY = 1_000
 
+# Gateways that a rolling update starts before it stops old ones: they are cheap, and one that is gone can't answer.
+GATEWAY_SURGE_PERCENT = 25
+EMBEDDER_CPU_SURGE_PERCENT = 25
+
+# Given even when empty, so that Serve asks replicas to `reconfigure` from their start on.
+NO_CHANGES: dict[str, Any] = {}
+
 # How long a replica that is to stop may take to finish what it has accepted.
 DRAIN_SECONDS = 60
 
@@ -51,6 +58,8 @@ def application(settings: Settings, embedder: type[Embedder] = Embedder) -> serv
         max_ongoing_requests=EMBEDDER_CONCURRENCY,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus},
         request_router_config=RequestRouterConfig(request_router_class="serve_app.cluster.routing:PinnedRouter"),
+        max_surge_percent=embedder_surge_percent(settings, num_gpus),
+        user_config=NO_CHANGES,
         health_check_period_s=2,
         health_check_timeout_s=5,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
@@ -61,7 +70,19 @@ def application(settings: Settings, embedder: type[Embedder] = Embedder) -> serv
         num_replicas=settings.gateways,
         max_ongoing_requests=GATEWAY_CONCURRENCY,
         ray_actor_options={"num_cpus": settings.gateway_num_cpus},
+        max_surge_percent=GATEWAY_SURGE_PERCENT,
+        user_config=NO_CHANGES,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         logging_config=logging_config,
     )
     return gateway.bind(settings, num_gpus, embedding.bind(settings, num_gpus))
+
+
+def embedder_surge_percent(settings: Settings, num_gpus: float) -> int:
+    """How many Embedders, in percent, a rolling update starts before it stops old ones.
+
+    Serve waits without end for the resources of those, and only then stops an old one: with every GPU taken, the update would hang.
+    """
+    if settings.max_surge_percent is not None:
+        return settings.max_surge_percent
+    return 0 if num_gpus else EMBEDDER_CPU_SURGE_PERCENT

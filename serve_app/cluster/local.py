@@ -120,8 +120,10 @@ def _stop_on_signals() -> Callable[[], bool]:
 
 
 def _cpus_needed(settings: Settings) -> int:
-    """CPUs to tell Ray of: the machine's, or as many as the replicas reserve, so that they're all placed on a small machine."""
-    reserved = settings.most_replicas * settings.num_cpus + settings.gateways * settings.gateway_num_cpus
+    """CPUs to tell Ray of: the machine's, or as many as the replicas reserve and one more of each during a rolling update, so that
+    they're all placed on a small machine."""
+    embedders, gateways = settings.most_replicas + 1, settings.gateways + 1
+    reserved = embedders * settings.num_cpus + gateways * settings.gateway_num_cpus
     return max(os.cpu_count() or 1, math.ceil(reserved))
 
 

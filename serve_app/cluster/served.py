@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve_app.config import Settings
@@ -22,21 +22,28 @@ class OpenedModel:
     served: ServedModel
     fingerprint: str
 
+    def served_up_to(self, tokens: int) -> ServedModel:
+        """Its description with another limit on an input. Raises `CheckpointError` for one beyond the model's own."""
+        return replace(self.served, max_input_tokens=within(tokens, self.checkpoint))
+
+
+def within(tokens: int, checkpoint: Checkpoint) -> int:
+    """`tokens` as a limit on an input. Raises `CheckpointError` if the model doesn't go so far."""
+    longest = checkpoint.config.max_position_embeddings
+    if tokens > longest:
+        raise CheckpointError(f"limits.max_input_tokens is {tokens}, but {checkpoint.name} goes up to {longest}")
+    return tokens
+
 
 def open_model(settings: Settings) -> OpenedModel:
     """Fetch if need be and read the model's description and tokenizer. Raises `CheckpointError` if it can't be served."""
     checkpoint = Checkpoint.read(resolve(settings.model, settings.revision, weights=False))
-    longest = checkpoint.config.max_position_embeddings
-    if settings.limits.max_input_tokens > longest:
-        raise CheckpointError(
-            f"limits.max_input_tokens is {settings.limits.max_input_tokens}, but {settings.model} goes up to {longest}"
-        )
     is_folder = Path(settings.model).expanduser().is_dir()
     name = checkpoint.path.resolve().name if is_folder else settings.model
     served = ServedModel(
         id=settings.served_model_name or name,
         dimensions=checkpoint.config.hidden_size,
-        max_input_tokens=settings.limits.max_input_tokens,
+        max_input_tokens=within(settings.limits.max_input_tokens, checkpoint),
         revision=checkpoint.revision,
         created=int((checkpoint.path / "config.json").stat().st_mtime),
         demo=checkpoint.demo,
