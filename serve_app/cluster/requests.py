@@ -63,8 +63,9 @@ class OpenRequests:
         return request
 
     def answer(self, request: Request) -> None:
-        """All its vectors are there."""
-        request.future.set_result(None)
+        """All its vectors are there; whether anybody still waits for them or has just left."""
+        if not request.future.done():
+            request.future.set_result(None)
         self._forget(request)
 
     def fail(self, request: Request, error: Exception) -> None:
