@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import warnings
@@ -11,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ray import serve
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
 from ray.serve._private.config import DeploymentConfig
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve.deployment import deployment_to_schema
+from ray.serve.schema import DeploymentSchema
 
 from serve_app.cluster.autoscaling import Memory, Parameters, ReplicaLoad
 from serve_app.cluster.autoscaling_policy import (
@@ -32,6 +37,9 @@ from serve_app.cluster.autoscaling_policy import (
 from serve_app.cluster.graph import build
 from serve_app.config import Settings
 
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVE_YAML = (ROOT / "deploy" / "serve.yaml").read_text(encoding="utf-8")
 DEPLOYMENT = DeploymentID("Embedder", "embedserve")
 SCALED = Settings(num_gpus=0, replicas=2, autoscaling={"max_replicas": 4})
 Series = Mapping[str, Sequence[float]]
@@ -237,6 +245,22 @@ print(policy(Context)[0])
         check=True,
     )
     assert done.stdout == "2\n"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_policy_survives_a_config_file() -> None:
+    written = yaml.safe_dump(json.loads(deployment_to_schema(embedder_of(SCALED)).model_dump_json(exclude_unset=True)))
+    read = DeploymentSchema.model_validate(yaml.safe_load(written)).autoscaling_config
+    assert AutoscalingConfig.model_validate(read) == config_of(SCALED)
+
+
+def test_the_example_for_config_files_can_be_built() -> None:
+    [example] = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "max_replicas" in block]
+    settings = Settings.model_validate(yaml.safe_load(example)["args"] | {"model": "embedserve/demo"})
+    assert config_of(settings).max_replicas == 8
+    commented = re.sub(r"^( +)# (.*:.*)$", r"\1\2", SERVE_YAML, flags=re.MULTILINE)
+    arguments = yaml.safe_load(commented)["applications"][0]["args"]
+    assert config_of(Settings.model_validate(arguments)).max_replicas == 8
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
