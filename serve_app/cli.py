@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -120,7 +121,7 @@ def status(port: Port = 8000) -> None:
 def env(port: Port = 8000) -> None:
     """Print what to export on every node before `ray start`: eval "$(embedserve env)"."""
     for name, value in serve_environment(Ports(http=port), cores=os.cpu_count() or 1).items():
-        print(f"export {name}={value}")
+        print(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()

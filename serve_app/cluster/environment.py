@@ -43,6 +43,8 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
     ports = ports or Ports()
     haproxy = run_directory(ports.http) / "haproxy"
     return PERFORMANCE | {
+        # What clients may tell Serve, see there.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.cluster.edge:middlewares",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores // 4))),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),

@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.app import build_app
+from serve_app.cluster.admission import Admission, Bounds
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.feed import feed_of
 from serve_app.cluster.health import ReplicaHealth
@@ -16,7 +17,7 @@ from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.served import open_model
-from serve_app.cluster.service import EmbeddingService
+from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.silence import SilencePolicy
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
@@ -64,10 +65,10 @@ class Gateway:
         self._tokenizer = tokenizer
         self._replicas = replicas
         self._dispatcher = dispatcher
+        self._admission = Admission(bounds(settings), dispatch_rules(settings, num_gpus).chunk_tokens)
         self._service = EmbeddingService(
-            model.served, limits, tokenizer, dispatcher, health, settings.dispatch.request_timeout_seconds
+            model.served, limits, tokenizer, dispatcher, health, self._admission, timeouts(settings)
         )
-
         self._app = build_app(self._service)
         self._live = LiveSettings(settings, GATEWAY_LIVE, self._apply)
 
@@ -92,7 +93,10 @@ class Gateway:
         self._service.limits = limits
         self._service.models = (served,)
         self._replicas.slots_per_class = settings.dispatch.slots_per_replica
-        self._dispatcher.configure(dispatch_rules(settings, self._num_gpus), queue_policy(settings))
+        rules = dispatch_rules(settings, self._num_gpus)
+        self._dispatcher.configure(rules, queue_policy(settings))
+        self._admission.bounds, self._admission.chunk_tokens = bounds(settings), rules.chunk_tokens
+        self._service.timeouts = timeouts(settings)
         # The app reads limits and models when it is built; requests that it has stay with the one they came to.
         self._app = build_app(self._service)
 
@@ -112,6 +116,19 @@ def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:
 def queue_policy(settings: Settings) -> QueuePolicy:
     """The order in which inputs are sent."""
     return QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds)
+
+
+def bounds(settings: Settings) -> Bounds:
+    """When requests are refused."""
+    return Bounds(**settings.admission.model_dump())
+
+
+def timeouts(settings: Settings) -> Timeouts:
+    """How long requests may take."""
+    dispatch = settings.dispatch
+    return Timeouts(
+        dispatch.request_timeout_seconds, dispatch.min_request_timeout_seconds, dispatch.max_request_timeout_seconds
+    )
 
 
 def own_request_id(app: Any) -> Any:

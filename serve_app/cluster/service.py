@@ -1,26 +1,44 @@
-"""One request's walk through the gateway: tokenize, dispatch, cut to the asked dimensions."""
+"""One request's walk through the gateway: admit, tokenize, dispatch, cut to the asked dimensions."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from serve_app import __version__
+from serve_app.cluster.admission import Admission
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.health import ReplicaHealth
-from serve_app.cluster.tokenize import JobTokenizer
-from serve_app.errors import UnavailableError
-from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, Vectors
+from serve_app.cluster.tokenize import JobTokenizer, estimated_tokens
+from serve_app.errors import DeadlineExceededError, UnavailableError
+from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, TokenIds, Vectors
 
 # Below this many numbers a thread hop costs more than it spares the event loop.
 INLINE_VALUES = 256 * 1024
 
+# From here on other requests may come in between while one is tokenized.
+LARGE_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds from a request's arrival to its deadline: `default`, or what it asks for from `shortest` to `longest`."""
+
+    default: float
+    shortest: float
+    longest: float
+
+    def seconds(self, asked: float | None) -> float:
+        """What a request gets that asks for so much."""
+        return self.default if asked is None else min(max(asked, self.shortest), self.longest)
+
 
 class EmbeddingService:
-    """What the dialects talk to."""
+    """What the dialects talk to. `limits` and `timeouts` can be set at any time."""
 
     version = __version__
 
@@ -31,14 +49,17 @@ class EmbeddingService:
         tokenizer: JobTokenizer,
         dispatcher: Dispatcher,
         health: ReplicaHealth,
-        timeout_seconds: float,
+        admission: Admission,
+        timeouts: Timeouts,
     ) -> None:
         self.models: Sequence[ServedModel] = (model,)
         self.limits = limits
         self._tokenizer = tokenizer
         self._dispatcher = dispatcher
         self._health = health
-        self._timeout = timeout_seconds
+        self._admission = admission
+        self.timeouts = timeouts
+        self._tokenizing = 0
         self._draining = False
         self._active = 0
         self._idle = asyncio.Event()
@@ -64,11 +85,12 @@ class EmbeddingService:
 
     async def _embed(self, job: EmbedJob) -> EmbedResult:
         started = time.monotonic()
-        inputs = await self._tokenizer.tokenize(job)
+        arrived = started if job.arrived_at is None else job.arrived_at
+        deadline = arrived + self.timeouts.seconds(job.timeout_seconds)
+        self._admission.check(self._dispatcher.backlog(), self._tokenizing)
+        inputs = await self._tokenize(job, deadline)
         tokenized = time.monotonic()
-        vectors, _, inference = await self._dispatcher.embed(
-            inputs, priority=job.priority, deadline=started + self._timeout
-        )
+        vectors, _, inference = await self._dispatcher.embed(inputs, priority=job.priority, deadline=deadline)
         computed = time.monotonic()
         inferring = float(inference.max())
         stages = {
@@ -82,6 +104,22 @@ class EmbeddingService:
         else:
             vectors = matryoshka(vectors, job.dimensions)
         return EmbedResult(vectors, sum(map(len, inputs)), stages)
+
+    async def _tokenize(self, job: EmbedJob, deadline: float) -> list[TokenIds]:
+        estimate = estimated_tokens(job)
+        if estimate < LARGE_TOKENS:
+            return await self._tokenizer.tokenize(job)
+        self._tokenizing += estimate
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                inputs = await self._tokenizer.tokenize(job)
+        except TimeoutError:
+            raise DeadlineExceededError("The deadline passed before the request was tokenized.") from None
+        finally:
+            self._tokenizing -= estimate
+        # Others were queued meanwhile, and this is the last moment at which refusing it costs no device time.
+        self._admission.check(self._dispatcher.backlog())
+        return inputs
 
     async def health(self) -> str | None:
         """None if at least one replica really answers, else the reason."""

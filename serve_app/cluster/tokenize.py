@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from serve_app.engine.tokenizer import Tokenizer
@@ -12,6 +12,12 @@ from serve_app.types import EmbedJob, Limits, TokenIds, Truncate
 
 # Below this many characters a thread hop costs more than it spares the event loop (a token takes about 1 µs).
 INLINE_CHARACTERS = 4096
+
+# What has been given to a thread runs to its end, so a request that nobody waits for any more is given up between such parts.
+PART_CHARACTERS = 256 * 1024
+
+# English has about 4 characters to a token, Chinese 1.5. Only to count what isn't tokenized yet towards the backlog.
+CHARACTERS_PER_TOKEN = 4
 
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{text}"
 """The model card's template for queries. There is no space after `Query:`."""
@@ -42,7 +48,10 @@ class JobTokenizer:
         )
 
     async def tokenize(self, job: EmbedJob) -> list[TokenIds]:
-        """Token ids of every input. Raises `InvalidRequestError` or `TooManyTokensError` (both status 400)."""
+        """Token ids of every input. Raises `InvalidRequestError` or `TooManyTokensError` (both status 400).
+
+        Returns without having yielded to the event loop where the job is small.
+        """
         if job.texts is None:
             inputs = await self._from_token_ids(job.token_ids or [])
         else:
@@ -57,13 +66,19 @@ class JobTokenizer:
             texts = [QUERY_TEMPLATE.format(instruction=instruction, text=text) for text in texts]
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return self._tokenizer.encode_batch(texts)
-        return await asyncio.to_thread(self._tokenizer.encode_batch, texts)
+        return await self._in_parts(texts)
+
+    async def _in_parts(self, texts: list[str]) -> list[TokenIds]:
+        inputs: list[TokenIds] = []
+        for part in parts(texts, PART_CHARACTERS):
+            inputs += await asyncio.to_thread(self._tokenizer.encode_batch, part)
+        return inputs
 
     async def _from_token_ids(self, inputs: list[TokenIds]) -> list[TokenIds]:
         if self._foreign == "refuse":
             raise InvalidRequestError("This server takes no token ids: send the text itself.", param="input")
         if self._decode is not None:
-            return await asyncio.to_thread(self._tokenize_foreign, inputs)
+            return await self._in_parts(await asyncio.to_thread(self._decode_foreign, inputs))
         self._check_vocabulary(
             inputs,
             "Token ids must come from this model's own tokenizer; send the text itself if yours come from another.",
@@ -78,7 +93,7 @@ class JobTokenizer:
                     param="input",
                 )
 
-    def _tokenize_foreign(self, inputs: list[TokenIds]) -> list[TokenIds]:
+    def _decode_foreign(self, inputs: list[TokenIds]) -> list[str]:
         assert self._decode is not None
         texts = []
         for index, ids in enumerate(inputs):
@@ -88,7 +103,7 @@ class JobTokenizer:
                 raise InvalidRequestError(
                     f"Input {index} has token ids that {self._foreign.partition(':')[2]} doesn't have.", param="input"
                 ) from None
-        return self._tokenizer.encode_batch(texts)
+        return texts
 
     def _fit(self, job: EmbedJob, inputs: list[TokenIds]) -> list[TokenIds]:
         limit = self.limits.max_input_tokens
@@ -109,6 +124,24 @@ class JobTokenizer:
                 f"Requested {total} tokens, max {self.limits.max_request_tokens} tokens per request", param="input"
             )
         return inputs
+
+
+def estimated_tokens(job: EmbedJob) -> int:
+    """About how many tokens a job has, told from its size."""
+    if job.texts is not None:
+        return sum(map(len, job.texts)) // CHARACTERS_PER_TOKEN
+    return sum(map(len, job.token_ids or ()))
+
+
+def parts(texts: list[str], characters: int) -> Iterator[list[str]]:
+    """`texts` in runs of at most so many characters each, or of a single text."""
+    start = size = 0
+    for index, text in enumerate(texts):
+        if size + len(text) > characters and index > start:
+            yield texts[start:index]
+            start, size = index, 0
+        size += len(text)
+    yield texts[start:]
 
 
 def tiktoken_decoder(encoding: str, file: str | None) -> Callable[[TokenIds], str]:
