@@ -45,9 +45,9 @@ class SilencePolicy:
 
 def ping_delay(failures: int) -> float:
     """Seconds until a lost or silent replica is asked again after so many unanswered pings."""
-    return min(LAST_PING_SECONDS, FIRST_PING_SECONDS * 2.0**failures)
+    return min(LAST_PING_SECONDS, FIRST_PING_SECONDS * 2.0 ** min(failures, 16))
 
 
 def probation(times: int) -> float:
     """Seconds that a replica overdue for the n-th time in a row, from 1, stays out though it answers pings."""
-    return min(LAST_PROBATION_SECONDS, FIRST_PROBATION_SECONDS * 2.0 ** (times - 1))
+    return min(LAST_PROBATION_SECONDS, FIRST_PROBATION_SECONDS * 2.0 ** min(times - 1, 16))
