@@ -14,7 +14,6 @@ from serve_app.cluster.autoscaling import Memory, Observation, Parameters, Repli
 
 RATE = 1000.0  # tokens per second of one replica
 STEP = 0.1  # seconds
-BATCH_SECONDS = 0.1
 
 
 @dataclass
@@ -30,6 +29,7 @@ class Pool:
     running: int = 1
     startup_seconds: float = 5.0
     request_tokens: float = 0.0
+    batch_seconds: float = 0.1
     bound: float = math.inf
     seed: int = 1
     now: float = 0.0
@@ -78,8 +78,8 @@ class Pool:
 
     def observation(self, arrived: float, backlog: float, reporting: int) -> Observation:
         share = backlog / reporting if reporting else 0.0
-        running = min(share, RATE * BATCH_SECONDS)
-        queued = min(share, 2 * RATE * BATCH_SECONDS) - running
+        running = min(share, RATE * self.batch_seconds)
+        queued = min(share, 2 * RATE * self.batch_seconds) - running
         return Observation(
             time=self.now,
             replicas=tuple(ReplicaLoad(running, queued, RATE, 0.0) for _ in range(reporting)),
@@ -121,6 +121,13 @@ def test_arrivals_hidden_by_admission_are_followed_upwards_without_turning(start
     assert pool.turns == 0
     assert len(pool.history) <= 3
     assert pool.history[0][0] <= 36
+    assert pool.history[0][1] >= 6, "from what arrived before the bound was reached"
+
+
+def test_a_pool_found_at_the_bound_is_doubled_and_then_sees_what_arrives() -> None:
+    parameters = replace(PARAMETERS, max_wait_seconds=10)
+    pool = Pool(parameters, lambda _: 11.2, running=4, backlog=40 * RATE, startup_seconds=20, bound=10).run(300)
+    assert [n for _, n in pool.history] == [8, 14]
 
 
 def test_it_returns_with_one_change_of_direction() -> None:
@@ -158,6 +165,20 @@ def test_a_great_backlog_gets_more_replicas_though_nothing_arrives() -> None:
     pool = Pool(PARAMETERS, lambda _: 0.0, backlog=240 * RATE).run(120)
     assert max(n for _, n in pool.history) in (4, 5)
     assert pool.backlog == 0
+
+
+def test_a_backlog_keeps_the_replicas_that_work_it_off() -> None:
+    parameters = replace(PARAMETERS, downscale_delay_seconds=3)
+    pool = Pool(parameters, lambda _: 0.0, running=8, backlog=160 * RATE).run(60)
+    assert pool.history[0][0] >= 18, "20 s of work for eight"
+    assert pool.target == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slow_device_is_given_time_to_finish_a_batch_or_two(seed: int) -> None:
+    # Requests of 10 s each, one every 25 s: one replica does them, though every one is a great backlog when it comes.
+    pool = Pool(PARAMETERS, lambda _: 0.4, request_tokens=10 * RATE, batch_seconds=10, seed=seed).run(3600)
+    assert max([n for _, n in pool.history], default=1) <= 2
 
 
 def test_a_ramp_is_climbed_without_turning() -> None:

@@ -173,7 +173,8 @@ def _needed_for_backlog(seen: Observation, parameters: Parameters, memory: Memor
     headroom = max(0.1, 1 - parameters.target_utilization)
     patience = max(DRAIN_SECONDS, min(startup, MAX_STARTUP_SECONDS) / headroom)
     needed = max(arrived / parameters.target_utilization, arrived + backlog / patience) / capacity
-    return max(_ceil(needed), 2 * seen.running_replicas if refusing else 0)
+    # What is refused could be any amount; but first see what those do that are still starting.
+    return max(_ceil(needed), 2 * seen.running_replicas if refusing and memory.starting_since is None else 0)
 
 
 def _enough(seen: Observation, parameters: Parameters, memory: Memory) -> int:
