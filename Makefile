@@ -55,8 +55,8 @@ bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens o
 	$(BIN)/python -m loadtest.bench_engine --out loadtest/results/engine.json
 	$(BIN)/python -m loadtest.bench_http --out loadtest/results/http.json
 
-chaos: setup-dev ## kill replicas under load, longer than `make test` does
-	$(BIN)/python -m pytest tests/test_replica_death.py --kills 20 $(PYTEST_ARGS)
+chaos: setup-dev ## kill and pause parts of a cluster under load for CHAOS_MINUTES (default 10), every reply checked
+	$(BIN)/python -m loadtest.chaos --minutes $(or $(CHAOS_MINUTES),10) --seed $(or $(CHAOS_SEED),1) --out loadtest/results/chaos.json
 
 soak: setup-dev ## serve mixed traffic for SOAK_MINUTES (default 30) and watch memory and file descriptors
 	$(BIN)/python -m loadtest.soak --minutes $(or $(SOAK_MINUTES),30)
