@@ -18,12 +18,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
+from loadtest.workload import tokenizer
 from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.graph import application
 from serve_app.cluster.served import fingerprint
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
 from serve_app.engine.checkpoint import Checkpoint, resolve
+from serve_app.engine.demo import demo_checkpoint
 from serve_app.engine.queue import QueuePolicy
 from serve_app.types import TokenIds, Vectors
 
@@ -103,10 +105,17 @@ def vector_of(token_ids: TokenIds, hidden_size: int) -> Vectors:
     return vector
 
 
-def vectors_of_texts(texts: Sequence[str]) -> Vectors:
-    """What the service must answer for these texts: float32 `[n, hidden_size]`."""
-    from loadtest.workload import tokenizer
-    from serve_app.engine.demo import demo_checkpoint
+class EmulatedVectors:
+    """The vectors that the service must answer with, wherever replies are checked."""
 
-    hidden_size = Checkpoint.read(demo_checkpoint()).config.hidden_size
-    return np.stack([vector_of(ids, hidden_size) for ids in tokenizer().encode_batch(list(texts))])
+    def __init__(self) -> None:
+        self.hidden_size = Checkpoint.read(demo_checkpoint()).config.hidden_size
+
+    def encode(self, token_ids: Sequence[TokenIds]) -> Vectors:
+        """Of these inputs: float32 `[n, hidden_size]`."""
+        return np.stack([vector_of(ids, self.hidden_size) for ids in token_ids])
+
+
+def vectors_of_texts(texts: Sequence[str]) -> Vectors:
+    """Of these texts: float32 `[n, hidden_size]`."""
+    return EmulatedVectors().encode(tokenizer().encode_batch(list(texts)))

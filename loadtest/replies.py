@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import orjson
 
 from loadtest.workload import Workload, tokenizer
-from serve_app.engine.engine import Engine
-from serve_app.types import Vectors
+from serve_app.types import TokenIds, Vectors
 
 LEAST_COSINE = 0.9999
+
+
+class Reference(Protocol):
+    """What says which vectors are right: the engine, or the emulated device's stand-in for it."""
+
+    hidden_size: int
+
+    def encode(self, token_ids: Sequence[TokenIds]) -> Vectors:
+        """Float32 `[n, hidden_size]`."""
 
 
 class WrongReplyError(Exception):
@@ -47,7 +56,7 @@ def _vector(embedding: str | list[float]) -> Vectors:
     return np.array(embedding, dtype=np.float32)
 
 
-def check_samples(samples: Sequence[tuple[int, bytes]], workload: Workload, engine: Engine) -> float:
+def check_samples(samples: Sequence[tuple[int, bytes]], workload: Workload, engine: Reference) -> float:
     """The lowest cosine of sampled replies to the engine's vectors of the same texts. Raises `WrongReplyError`
     for a wrong one, and if there are none."""
     if not samples:

@@ -11,20 +11,21 @@ from statistics import median
 from typing import Any
 
 from loadtest.load_client import MOST_REQUESTS_PER_SECOND, Plan, Round, drive
-from loadtest.replies import WrongReplyError, check_samples
+from loadtest.replies import Reference, WrongReplyError, check_samples
 from loadtest.report import percentile, spread
 from loadtest.workload import Workload
-from serve_app.engine.engine import Engine
 
 
 @dataclass(frozen=True)
 class Target:
-    """A service to load. `pids` tells its processes by what they do, for their CPU seconds; it may be empty."""
+    """A service to load. `pids` tells its processes by what they do, for their CPU seconds; it may be empty. `connections` are as
+    many as the schedule says, unless set here."""
 
     name: str
     url: str
     model: str
     pids: Callable[[], dict[str, list[int]]] = dict
+    connections: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Schedule:
 
 
 def run_rounds(
-    targets: list[Target], workloads: list[Workload], schedule: Schedule, engine: Engine
+    targets: list[Target], workloads: list[Workload], schedule: Schedule, engine: Reference
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Load every target with every workload in turn, round by round, each round in another order, the others
     idle meanwhile. Raises `WrongReplyError` for any request that failed or was answered wrongly."""
@@ -55,7 +56,7 @@ def run_rounds(
                 target.model,
                 workload,
                 first,
-                schedule.connections,
+                target.connections or schedule.connections,
                 schedule.warm_seconds,
                 seconds,
                 pids=target.pids(),

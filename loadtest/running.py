@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,15 @@ def embedserve(log: Path, *arguments: str) -> Iterator[Running]:
     """`embedserve up` with these arguments, on a free port."""
     port = free_port()
     with running([sys.executable, "-m", "serve_app.cli", "up", "--port", str(port), *arguments], port, log) as service:
+        yield service
+
+
+@contextmanager
+def emulated(log: Path, settings: Mapping[str, object]) -> Iterator[Running]:
+    """The application around an emulated device (`loadtest.emulated`) with these settings, on a free port."""
+    port = free_port()
+    pairs = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    with running([sys.executable, "-m", "loadtest.emulated_up", "--port", str(port), *pairs], port, log) as service:
         yield service
 
 
