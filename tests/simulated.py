@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Replica:
-    """One simulated replica. A chunk takes `seconds`; one that holds an input from `poison` kills it half way."""
+    """One simulated replica. A chunk takes `seconds`; one that holds an input from `poison` kills it half way. While it is
+    `stuck` it answers pings, but no chunk, and what it has stays outstanding."""
 
     name: str
     seconds: float = 0.1
@@ -50,7 +51,8 @@ class Replica:
             return await self._alive(self._compute(envelope))
         finally:
             self.computing -= 1
-            self.outstanding -= tokens
+            if not self.stuck:
+                self.outstanding -= tokens
             if envelope.alone:
                 self.carries_alone = False
 

@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from serve_app.cluster.retries import RetryGroup, RetryQueue, grouped
-from serve_app.cluster.ticket import Chunk, Request, Ticket
+from serve_app.cluster.retries import RetryQueue, grouped
+from serve_app.cluster.ticket import Request, Ticket
 
 
 @pytest.fixture
@@ -62,11 +62,3 @@ async def test_a_queue_counts_what_waits(request_: Request) -> None:
     assert [*queue] == [first], "a group goes with its last ticket"
     queue.remove(first)
     assert (len(queue), queue.tokens, tickets[0].group, second.tickets) == (0, 0, None, [])
-
-
-async def test_a_group_knows_who_has_its_inputs_already(request_: Request) -> None:
-    one, other = tickets_of(request_, 0, 0)
-    group = RetryGroup(0, [one, other], charged=True)
-    assert group.carriers() == frozenset()
-    one.copies = (Chunk("a", 0, 10, [one], 0.0), Chunk("b", 0, 10, [one], 0.0))
-    assert group.carriers() == {"a", "b"}

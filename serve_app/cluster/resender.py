@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from serve_app.cluster.budget import RetryBudget
 from serve_app.cluster.counters import Counters
 from serve_app.cluster.flights import Flights
-from serve_app.cluster.replicas import ReplicaSet
+from serve_app.cluster.replicas import NOBODY, ReplicaSet
 from serve_app.cluster.retries import RetryGroup, RetryQueue, grouped
 from serve_app.cluster.ticket import Chunk, Ticket
 
@@ -109,9 +109,8 @@ class Resender:
         """The chunks to send now, each with its slot taken."""
         full: set[tuple[int, frozenset[str], frozenset[str]]] = set()
         for group in self._queue:
-            never = group.carriers()
-            if group.suspect:
-                never |= self._suspected
+            # Whoever has a copy of it already is silent, and so out of the rotation.
+            never = frozenset(self._suspected) if group.suspect else NOBODY
             where = (group.lane, group.avoid, never)
             if group.not_before > now or where in full:
                 continue

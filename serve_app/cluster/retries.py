@@ -46,10 +46,6 @@ class RetryGroup:
     def alone(self) -> bool:
         return self.deaths >= ALONE_AFTER_DEATHS
 
-    def carriers(self) -> frozenset[str]:
-        """The replicas that have one of these inputs already."""
-        return frozenset([chunk.replica for ticket in self.tickets for chunk in ticket.copies])
-
 
 def grouped(lane: int, tickets: Iterable[Ticket], *, charged: bool) -> list[RetryGroup]:
     """The tickets of one chunk in the groups to send them again in, by how many replicas died with them."""
