@@ -133,6 +133,17 @@ def settings() -> None:
 
 
 @app.command()
+def check(file: Annotated[typer.FileBinaryRead, typer.Argument(help="Serve config file.")]) -> None:
+    """Look a Serve config file over before `serve deploy`, `user_config` included."""
+    from serve_app.cluster.config_file import problems
+
+    found = problems(file.read())
+    if found:
+        _fail("\n".join(found))
+    print("Every setting can be used.")
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)
@@ -141,15 +152,13 @@ def version() -> None:
 def _settings(arguments: dict[str, object]) -> Settings:
     from pydantic import ValidationError
 
+    from serve_app.cluster.config_file import reasons
     from serve_app.config import Settings
 
     try:
         return Settings.model_validate(arguments)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_url=False)
-        )
-        _fail(f"These settings can't be used: {problems}. `embedserve settings` lists them all.")
+        _fail(f"These settings can't be used: {reasons(error)}. `embedserve settings` lists them all.")
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from serve_app.cluster.config_file import reasons
 from serve_app.config import Settings
 from serve_app.errors import CheckpointError
 
@@ -42,8 +43,8 @@ class LiveSettings:
             self._apply(settings, self.current)
         except (ValueError, CheckpointError) as error:
             if starting:
-                raise ValueError(f"user_config can't be applied: {error}") from error
-            logger.error("user_config can't be applied, so the settings stay as they were: %s", error)
+                raise ValueError(f"user_config can't be applied: {reasons(error)}") from error
+            logger.error("user_config can't be applied, so the settings stay as they were: %s", reasons(error))
             return
         logger.info("Settings changed by user_config: %s", differences(self.current, settings, self._sections))
         self.current = settings
