@@ -160,6 +160,26 @@ async def test_both_formats_match_the_schema(
     schema(document, "EmbeddingsReply").validate(reply.json())
 
 
+async def test_what_to_do_about_overload_and_deadlines_is_documented(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/v1/embeddings"]["post"]
+    for status in ("408", "429", "503"):
+        assert set(operation["responses"][status]["headers"]) == {"retry-after", "retry-after-ms", "x-should-retry"}
+    assert "headers" not in operation["responses"]["500"]
+    [parameter] = operation["parameters"]
+    assert (parameter["name"], parameter["in"]) == ("x-request-timeout-seconds", "header")
+    seconds = Draft202012Validator(parameter["schema"])
+    assert [seconds.is_valid(value) for value in (0.1, 30, 0, -1)] == [True, True, False, False]
+
+
+async def test_every_error_that_a_request_can_end_with_is_documented(document: dict[str, Any]) -> None:
+    statuses = {kind.status for kind in every(RequestError)} - {405}  # the path and method are the document's own
+    assert {str(status) for status in statuses} <= set(document["paths"]["/v1/embeddings"]["post"]["responses"])
+
+
+def every(kind: type[RequestError]) -> set[type[RequestError]]:
+    return {kind, *(below for child in kind.__subclasses__() for below in every(child))}
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "/no"), ("PUT", "/health"), ("POST", "/v1/embeddings")])
 async def test_errors_match_their_schema(
     http: httpx.AsyncClient, document: dict[str, Any], method: str, path: str

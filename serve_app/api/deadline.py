@@ -7,6 +7,10 @@ import math
 from serve_app.api.http import TIMEOUT, Request
 from serve_app.errors import InvalidRequestError
 
+TIMEOUT_MEANS = (
+    "Seconds from the request's arrival until 408 is a better answer than a late one, within the server's range."
+)
+
 
 def timeout_seconds(request: Request) -> float | None:
     """The caller's `x-request-timeout-seconds`; None if it names none.

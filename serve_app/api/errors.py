@@ -15,7 +15,7 @@ from serve_app.errors import EmbedserveError, InternalError, RequestError
 log = logging.getLogger(__name__)
 
 # OpenAI's clients obey x-should-retry before anything else. These are the states that pass by themselves.
-_PASSING = frozenset({408, 429, 503})
+PASSING = frozenset({408, 429, 503})
 
 # They wait as long as they are told to, but no longer than this: then they would come back at once.
 _LONGEST_WAIT_SECONDS = 60.0
@@ -57,7 +57,7 @@ def retry_headers(error: RequestError) -> Headers:
     `retry-after` is whole seconds (RFC 9110, 10.2.3), `retry-after-ms` the same more exactly (OpenAI's clients
     prefer it). A wait that those clients wouldn't sit out asks for no retry at all.
     """
-    if error.status in _PASSING:
+    if error.status in PASSING:
         wait = 1.0 if error.retry_after is None else error.retry_after
         headers = [(b"retry-after", b"%d" % max(1, math.ceil(wait)))]
         if error.retry_after is not None:

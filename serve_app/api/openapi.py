@@ -5,16 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from copy import deepcopy
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
-from serve_app.api.errors import ErrorReply
+from serve_app.api.errors import PASSING, ErrorReply
 from serve_app.api.openai import EmbeddingsRequest, dimension_range
 from serve_app.api.routing import Route
 from serve_app.types import Limits, ServedModel
 
 _REF = "#/components/schemas/{name}"
+
+_RETRY_HEADERS = {
+    "retry-after": {"description": "Whole seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
+    "retry-after-ms": {
+        "description": "The same in milliseconds, where it is known so exactly.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "x-should-retry": {
+        "description": "Whether to send the same request again.",
+        "schema": {"enum": ["true", "false"]},
+    },
+}
 
 
 def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str) -> dict[str, Any]:
@@ -63,13 +76,16 @@ def _integer(schema: dict[str, Any]) -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {"summary": route.summary, "responses": {}}
     for status, body in route.responses.items():
-        operation["responses"][str(status)] = _response("Success" if status < 400 else "Failure", body)
+        operation["responses"][str(status)] = _response(HTTPStatus(status).phrase, body)
+        if status in PASSING:
+            operation["responses"][str(status)]["headers"] = _RETRY_HEADERS
     operation["responses"]["default"] = _response("Error", ErrorReply)
     names = re.findall(r"{(\w+)}", route.path)
-    if names:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    for name, (description, schema) in route.headers.items():
+        parameters.append({"name": name, "in": "header", "description": description, "schema": schema})
+    if parameters:
+        operation["parameters"] = parameters
     if route.request is not None:
         operation["requestBody"] = {"required": True, "content": _content(route.request)}
     return operation

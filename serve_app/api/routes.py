@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.api.deadline import TIMEOUT_MEANS
 from serve_app.api.docs import Documents
 from serve_app.api.embeddings import Embeddings
+from serve_app.api.errors import ErrorReply
+from serve_app.api.http import TIMEOUT
 from serve_app.api.models import Model, ModelList, Models
 from serve_app.api.openai import EmbeddingsRequest
 from serve_app.api.openai_reply import EmbeddingsReply
@@ -23,8 +26,9 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
             "/v1/embeddings",
             Embeddings(service, models),
             "Embed texts or token ids",
-            {200: EmbeddingsReply},
+            {200: EmbeddingsReply, **dict.fromkeys((400, 404, 408, 413, 415, 422, 429, 500, 503), ErrorReply)},
             EmbeddingsRequest,
+            {TIMEOUT.decode(): (TIMEOUT_MEANS, {"type": "number", "exclusiveMinimum": 0})},
         ),
         Route("GET", "/v1/models", models.list_models, "List the served models", {200: ModelList}),
         Route("GET", "/v1/models/{model}", models.get_model, "Describe a model", {200: Model}),

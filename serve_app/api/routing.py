@@ -18,7 +18,8 @@ class Route:
 
     `path` is literal; one that ends in `{name}` takes all that follows, slashes included. `request` is the
     struct of the JSON body; `responses` maps a status to the struct of its JSON body, or to a media type for
-    anything else.
+    anything else. `headers` are those of the request that mean something here, each with its description and
+    JSON schema.
     """
 
     method: str
@@ -27,6 +28,7 @@ class Route:
     summary: str
     responses: dict[int, Any] = field(default_factory=dict)
     request: Any = None
+    headers: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str | None:
