@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import numpy as np
 from serve_app.cluster.ports import ReplicaLostError, ReplicaRefusedError
 from serve_app.errors import ReplicaOccupiedError, StaleReplicaError
 from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
-from tests.dispatching import marks, reply_to
+from tests.dispatching import Gateway, marks, reply_to
 
 T = TypeVar("T")
 
@@ -128,3 +128,18 @@ class Replicas:
         if name not in self.all or self.all[name].died.done():
             raise ReplicaRefusedError(name)
         return self.all[name]
+
+
+def gateway_to(replicas: Replicas, **options: Any) -> Gateway:
+    """A dispatcher that has these replicas."""
+    return Gateway(*replicas.all, transport=replicas, **options)
+
+
+async def until(condition: Callable[[], object], seconds: float = 100.0) -> float:
+    """Wait for a condition, looking often; how long it took."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while not condition():
+        assert loop.time() < started + seconds, "never"
+        await asyncio.sleep(0.01)
+    return loop.time() - started
