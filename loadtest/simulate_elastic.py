@@ -24,6 +24,7 @@ SCALING = AutoscalingSettings()
 ADMISSION = AdmissionSettings()
 REQUEST_INPUTS, TOKENS = 64, 64
 MAX_REPLICAS = 64
+STEP_UNIT = 0.7  # below the target utilisation, so that neither count is a close call
 
 
 def admit(cluster: Cluster, settings: AdmissionSettings = ADMISSION) -> None:
@@ -59,12 +60,11 @@ def parameters(highest: int = MAX_REPLICAS) -> Parameters:
 def step(
     seed: int, startups: Sequence[float] = (2.0, 10.0, 60.0), times: float = 8.0, device: Device = DEVICES["l4"]
 ) -> dict[str, Any]:
-    """1x for two minutes, `times` that for five, 1x again until the replicas have gone: 1x is what one replica does at the target
-    utilisation."""
+    """1x for two minutes, `times` that for five, 1x again until the replicas have gone; 1x is `STEP_UNIT` of a replica's rate."""
     rows = []
-    rate = _request_rate(device) * SCALING.target_utilization
+    rate = _request_rate(device) * STEP_UNIT
     up, down, end = 120.0, 420.0, 420.0 + 2 * SCALING.downscale_delay_seconds + 120.0
-    right = math.ceil(times - 1e-9)
+    right = math.ceil(times * STEP_UNIT / SCALING.target_utilization)
     for startup in startups:
         traffic = Traffic("bulk", lambda t: rate * (times if up <= t < down else 1.0), REQUEST_INPUTS, TOKENS, TOKENS)
         cluster = Cluster(_layout(device, rate * times), [traffic], seed)
