@@ -16,7 +16,9 @@ import pytest
 
 from loadtest.chaos import verdict
 from loadtest.chaos_clients import Client, Exchange, Outcome, check
+from loadtest.chaos_cluster import wait_until
 from loadtest.chaos_faults import Fault, Kind, schedule
+from loadtest.chaos_node import gone
 from loadtest.chaos_report import broken, late, service_back, summarize, tables
 from loadtest.soak_traffic import References
 
@@ -195,6 +197,25 @@ def test_the_run_fails_if_the_application_without_retries_keeps_every_promise() 
     ):
         assert len(verdict(good | bad)) == 1
     assert verdict(good | {"late": ["x"]}, clock=False) == []
+
+
+def test_what_a_killed_run_leaves_is_reaped() -> None:
+    script = """
+import os, psutil, signal, subprocess
+from loadtest.chaos_reaper import Reaper
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+child.send_signal(signal.SIGSTOP)
+Reaper().watch(psutil.Process(child.pid))
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, stdout=subprocess.PIPE, timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    try:
+        child = psutil.Process(int(run.stdout))
+    except psutil.NoSuchProcess:
+        return
+    wait_until(lambda: gone(child), 30, "the stopped process is gone")
 
 
 def test_replies_are_checked_for_vectors_order_and_tokens() -> None:
