@@ -257,3 +257,15 @@ def test_command_line_writes_a_report(tmp_path: object, monkeypatch: pytest.Monk
     report = orjson.loads(out.read_bytes())
     assert report["seed"] == 7 and len(report["scenarios"]["gateway"]["rows"]) == 4
     assert all(math.isfinite(row["inputs_per_second"]) for row in report["scenarios"]["gateway"]["rows"])
+
+
+def test_a_fading_guess_at_unheard_replicas_spares_queries_when_gateways_are_many() -> None:
+    def p99(policy: str) -> float:
+        traffic = [Traffic("query", 200.0, 1, 10, 40), Traffic("document", 56.0, 1, 8192, 8192)]
+        crowd = layout(16, costs=NOTHING, gateways=16, gateway_view=ROUTING[policy](2))
+        cluster = Cluster(crowd, traffic, 0, warm=2.0)
+        cluster.run(8.0)
+        return float(result(cluster)["latency_ms"]["document"]["p99"])
+
+    assert p99("least tokens, fading") < 0.9 * p99("least tokens (ours)")
+    assert p99("least tokens, true") < p99("least tokens, fading")
