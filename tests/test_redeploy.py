@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -83,35 +85,50 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     assert service.leftovers() == []
 
 
-async def test_new_arguments_replace_every_replica(deployed: Deployed) -> None:
+async def test_another_model_replaces_every_replica(deployed: Deployed, demo_folder: Path, tmp_path: Path) -> None:
+    """Old gateways must not use new replicas, nor new gateways old ones; what the old ones have accepted is still answered."""
+    another = shutil.copytree(demo_folder, tmp_path / "another")
     async with steady_load(deployed.service.base_url) as load:
         await load.goes_on()
         before = deployed.pids("Gateway", "Embedder")
-        deployed.deploy({"limits.max_inputs": 2000})
+        deployed.deploy({"model": str(another), "served_model_name": "embedserve/demo"})
         await deployed.settled()
         after = deployed.pids("Gateway", "Embedder")
         assert len(before) == len(after) == 4
         assert not before & after
         await load.goes_on()
-        print(f"{load.answered} requests, slowest {load.slowest:.2f} s")
+    print(f"{load.answered} requests, slowest {load.slowest:.2f} s")
+
+
+async def test_a_single_replica_is_replaced_without_a_place_for_another(deployed: Deployed) -> None:
+    alone = {"replicas": 1, "max_surge_percent": 0}
+    deployed.deploy(alone)
+    await deployed.settled()
+    async with steady_load(deployed.service.base_url) as load:
+        await load.goes_on()
+        before = deployed.pids("Embedder")
+        deployed.deploy(alone | {"threads": 1})
+        await deployed.settled()
+        assert not before & deployed.pids("Embedder")
+        await load.goes_on()
+    print(f"{load.answered} requests, slowest {load.slowest:.2f} s")
 
 
 async def test_user_config_changes_settings_in_the_running_replicas(deployed: Deployed) -> None:
-    args = {"limits.max_inputs": 2000}
-    deployed.deploy(args)
+    deployed.deploy({})
     await deployed.settled()
     before = deployed.pids("Gateway", "Embedder")
     assert await deployed.status_of(LARGE) == 200
     async with steady_load(deployed.service.base_url) as load:
         await load.goes_on()
         live = {"limits": {"max_request_tokens": 8192, "max_body_bytes": 100_000}, "dispatch.chunk_inputs": 4}
-        deployed.deploy(args, Gateway={"user_config": live}, Embedder={"user_config": {"batch": {"max_inputs": 3}}})
+        deployed.deploy({}, Gateway={"user_config": live}, Embedder={"user_config": {"batch": {"max_inputs": 3}}})
         await deployed.settled()
         assert await deployed.status_of(LARGE) == 413
         await load.goes_on()
 
         # One that can't be applied: everything goes on as it was, and the log says why.
-        deployed.deploy(args, Gateway={"user_config": {"limits": {"max_inputs": 0}}})
+        deployed.deploy({}, Gateway={"user_config": {"limits": {"max_inputs": 0}}})
         await deployed.settled()
         await load.goes_on()
         assert "user_config can't be applied" in deployed.service.log.read_text()
@@ -119,7 +136,7 @@ async def test_user_config_changes_settings_in_the_running_replicas(deployed: De
         assert await deployed.status_of(LARGE) == 413
 
         # None at all: as the arguments say.
-        deployed.deploy(args)
+        deployed.deploy({})
         await deployed.settled()
         assert await deployed.status_of(LARGE) == 200
     assert deployed.pids("Gateway", "Embedder") == before
@@ -127,11 +144,10 @@ async def test_user_config_changes_settings_in_the_running_replicas(deployed: De
 
 
 async def test_scaling_down_finishes_what_was_accepted(deployed: Deployed) -> None:
-    args = {"limits.max_inputs": 2000}
     async with steady_load(deployed.service.base_url) as load:
         await load.goes_on()
         for embedders, gateways in ((1, 2), (1, 1), (2, 2)):
-            deployed.deploy(args, Embedder={"num_replicas": embedders}, Gateway={"num_replicas": gateways})
+            deployed.deploy({}, Embedder={"num_replicas": embedders}, Gateway={"num_replicas": gateways})
             await deployed.settled()
             assert len(deployed.pids("Embedder")) == embedders
             assert len(deployed.pids("Gateway")) == gateways

@@ -140,3 +140,31 @@ def test_whoever_waits_for_a_slot_is_told():
     view.mark_unavailable("a")
     view.mark_available("a")
     assert [sorted(names) for names in told] == [["a", "b"]] * 3
+
+
+def test_a_leaving_replica_works_only_while_there_is_no_other():
+    view, _ = view_of("a", "b")
+    view.set_replicas(["b"], leaving=["a"])
+    assert view.available == ["b"]
+    view.set_replicas([], leaving=["a", "b"])
+    assert sorted(view.available) == ["a", "b"]
+    assert view.listed == []
+    view.set_replicas(["new"], leaving=["a", "b"])
+    assert view.available == ["new"]
+    view.mark_unavailable("new")  # it serves another model
+    assert sorted(view.available) == ["a", "b"]
+    view.mark_unavailable("a")
+    assert view.available == ["b"]
+    assert view.try_acquire(0, 5) == "b"
+    view.set_replicas(["new"])
+    assert view.available == []
+    view.release("b", 0, 5, reply())
+    view.mark_available("new")
+    assert view.available == ["new"]
+    assert view.down == []
+
+
+def test_a_leaving_replica_never_heard_of_is_nobody():
+    view, _ = view_of()
+    view.set_replicas([], leaving=["a"])
+    assert view.available == []

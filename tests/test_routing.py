@@ -79,12 +79,46 @@ async def test_a_call_goes_to_the_replica_it_names(router: PinnedRouter) -> None
 
 
 async def test_the_names_are_published(router: PinnedRouter) -> None:
-    seen: list[list[str]] = []
-    feed_of("Pinned").subscribe(seen.append)
+    seen: list[tuple[list[str], list[str]]] = []
+    feed_of("Pinned").subscribe(lambda names, leaving: seen.append((names, leaving)))
     router.update_replicas([Replica("a"), Replica("b")])
     router.on_replica_actor_died(ReplicaID("a", DeploymentID("Pinned", "app")))
+    router.update_replicas([Replica("c")])
     await asyncio.sleep(0)
-    assert seen[-2:] == [["a", "b"], ["b"]]
+    assert seen[-3:] == [(["a", "b"], []), (["b"], []), (["c"], ["b"])]
+
+
+async def test_a_replica_that_is_being_stopped_can_be_named_for_a_while(
+    router: PinnedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.cluster.routing.LEAVING_SECONDS", 0.2)
+    old, dying, new = Replica("old"), Replica("dying"), Replica("new")
+    router.update_replicas([old, dying])
+    router.update_replicas([])
+    assert await route(router, "envelope", "old") == "old"
+    assert await route(router, "envelope", "dying") == "dying"
+    router.update_replicas([new])
+    assert {await route(router, "ping") for _ in range(10)} == {"new"}
+    assert await route(router, "envelope", "old") == "old"
+    router.on_replica_actor_unavailable(dying.replica_id)
+    with pytest.raises(ReplicaRefusedError):
+        await route(router, "envelope", "dying")
+    await asyncio.sleep(0.5)
+    with pytest.raises(ReplicaRefusedError):
+        await route(router, "envelope", "old")
+    assert await route(router, "envelope", "new") == "new"
+
+
+async def test_what_waits_for_any_replica_is_not_for_one_that_is_being_stopped(router: PinnedRouter) -> None:
+    """Serve sees it wait, and that is what makes a sleeping pool start."""
+    router.update_replicas([Replica("old")])
+    router.update_replicas([])
+    waiting = asyncio.create_task(route(router, "ping"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    assert await route(router, "envelope", "old") == "old"
+    router.update_replicas([Replica("new")])
+    assert await waiting == "new"
 
 
 async def test_a_call_to_a_replica_that_is_gone_fails_at_once(router: PinnedRouter) -> None:

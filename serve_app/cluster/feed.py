@@ -6,7 +6,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-OnReplicas = Callable[[list[str]], None]
+OnReplicas = Callable[[list[str], list[str]], None]
+"""Called with the ids of the replicas that there are, and of those on their way out that still work."""
 
 
 class ReplicaFeed:
@@ -14,7 +15,7 @@ class ReplicaFeed:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ids: list[str] = []
+        self._ids: tuple[list[str], list[str]] = ([], [])
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_replicas: OnReplicas | None = None
 
@@ -23,13 +24,13 @@ class ReplicaFeed:
         with self._lock:
             self._loop = asyncio.get_running_loop()
             self._on_replicas = on_replicas
-            on_replicas(self._ids)
+            on_replicas(*self._ids)
 
-    def publish(self, ids: list[str]) -> None:
+    def publish(self, ids: list[str], leaving: list[str]) -> None:
         with self._lock:
-            self._ids = ids
+            self._ids = (ids, leaving)
             if self._loop is not None and self._on_replicas is not None:
-                self._loop.call_soon_threadsafe(self._on_replicas, ids)
+                self._loop.call_soon_threadsafe(self._on_replicas, ids, leaving)
 
 
 _feeds: dict[str, ReplicaFeed] = {}

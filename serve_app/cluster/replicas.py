@@ -17,6 +17,7 @@ class _Replica:
     """`others` is what the replica had to do beside our own chunks when it last replied, at `replied_at`."""
 
     listed: bool = True
+    leaving: bool = False
     down: bool = False
     in_flight: int = 0
     tokens: int = 0
@@ -37,7 +38,8 @@ class ReplicaSet:
     Slots are counted per replica and lane, so that long documents never hold the slots of short queries,
     nor bulk those of interactive inputs: `slots_per_class` for each, which may be set at any time. A replica marked unavailable
     stays out of the rotation until it is marked available: being named anew doesn't bring it back, for who lists the replicas may
-    never have noticed.
+    never have noticed. Replicas that are leaving are in the rotation while no other is: during a redeploy there may be none, or
+    none of this gateway's model.
     """
 
     def __init__(self, *, slots_per_class: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,16 +97,18 @@ class ReplicaSet:
         rate = state.rate or self._mean_rate()
         return (state.tokens + state.others) / rate if rate else None
 
-    def set_replicas(self, ids: Iterable[str]) -> None:
-        """Replace the list of replicas. Those already known keep their state; one no longer named may still
-        reply."""
-        named = set(ids)
-        for name in [*self._replicas]:
-            self._replicas[name].listed = name in named
-            self._settle(name)
+    def set_replicas(self, ids: Iterable[str], leaving: Iterable[str] = ()) -> None:
+        """Replace the list of replicas. Those already known keep their state; one no longer named may still reply.
+
+        `leaving` are being stopped and still work, as far as they were known before.
+        """
+        named, going = set(ids), set(leaving)
+        for name, replica in [*self._replicas.items()]:
+            replica.listed, replica.leaving = name in named, name in going
+            self._forget_if_gone(name)
         for name in sorted(named - self._replicas.keys()):
             self._replicas[name] = _Replica(replied_at=self._clock())
-            self._settle(name)
+        self._turn()
         self._notify()
 
     def try_acquire(self, lane: int, tokens: int, avoid: Set[str] = NOBODY, never: Set[str] = NOBODY) -> str | None:
@@ -143,7 +147,7 @@ class ReplicaSet:
         if status is not None:
             self._learn(state, status)
         if not state.listed:
-            self._settle(replica)
+            self._forget_if_gone(replica)
         self._notify()
 
     def hear(self, replica: str, status: ReplicaStatus) -> None:
@@ -156,13 +160,13 @@ class ReplicaSet:
         """Take a replica out of the rotation at once."""
         if replica in self._replicas:
             self._replicas[replica].down = True
-            self._settle(replica)
+            self._turn()
 
     def mark_available(self, replica: str) -> None:
         """Let a replica back in."""
         if replica in self._replicas:
             self._replicas[replica].down = False
-            self._settle(replica)
+            self._turn()
             self._notify()
 
     def subscribe(self, callback: Callable[[], None]) -> None:
@@ -178,14 +182,17 @@ class ReplicaSet:
         rates = [replica.rate for replica in self._rotation.values() if replica.rate]
         return sum(rates) / len(rates) if rates else 0.0
 
-    def _settle(self, name: str) -> None:
+    def _forget_if_gone(self, name: str) -> None:
         state = self._replicas[name]
-        if not state.listed and not state.in_flight:
+        if not (state.listed or state.leaving or state.in_flight):
             del self._replicas[name]
-        if state.listed and not state.down:
-            self._rotation.setdefault(name, state)
-        else:
-            self._rotation.pop(name, None)
+
+    def _turn(self) -> None:
+        """Who is in the rotation now; those that stay keep their places."""
+        up = {name: replica for name, replica in self._replicas.items() if not replica.down}
+        usable = {name: replica for name, replica in up.items() if replica.listed}
+        usable = usable or {name: replica for name, replica in up.items() if replica.leaving}
+        self._rotation = {name: replica for name, replica in self._rotation.items() if name in usable} | usable
         self.available = [*self._rotation]
 
     def _notify(self) -> None:
