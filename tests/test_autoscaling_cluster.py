@@ -33,8 +33,8 @@ SETTINGS = {
     "num_cpus": 0.1,
     "autoscaling.max_replicas": 5,
     "autoscaling.min_replicas": 0,
-    "autoscaling.downscale_delay_seconds": 3,
-    "autoscaling.downscale_to_zero_delay_seconds": 3,
+    "autoscaling.downscale_delay_seconds": 2,
+    "autoscaling.downscale_to_zero_delay_seconds": 2,
 }
 
 
@@ -125,12 +125,14 @@ async def test_up_under_load_and_back_and_asleep_and_awake(tmp_path: Path) -> No
             a_replica = TOKENS_PER_SECOND / reply.json()["usage"]["prompt_tokens"]  # requests per second
             load = Load(client)
             # 2.2 replicas' worth, of which each may have 80 %: 3 replicas.
-            until = time.monotonic() + 10
-            await load.send(2.2 * a_replica, lambda: time.monotonic() < until)
+            enough, over = asyncio.Event(), asyncio.Event()
+            much = asyncio.create_task(load.send(2.2 * a_replica, lambda: not enough.is_set()))
             await watch.until(3, 20)
+            await asyncio.sleep(2)
+            enough.set()
+            await much
             # Little: one would do.
             low = asyncio.create_task(load.send(0.2 * a_replica, lambda: not over.is_set()))
-            over = asyncio.Event()
             await watch.until(1, 40)
             over.set()
             await low

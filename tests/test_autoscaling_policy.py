@@ -143,11 +143,12 @@ def overload(second: int) -> Series:
     )
 
 
-def test_serve_gets_a_decision_once_an_interval_and_without_its_own_delays() -> None:
+def test_serve_gets_a_decision_once_an_interval_and_without_its_own_delays(caplog: pytest.LogCaptureFixture) -> None:
     # As Serve wraps it: factors, delays and the way from zero are its.
     policy = _apply_autoscaling_config(_resolve_policy_callable(config_of(SCALED).policy))
     state: dict[str, Any] = {}
     decided = []
+    caplog.set_level("INFO", "ray.serve")
     for tick in range(51):
         now = 1000 + tick / 10
         wanted, state = policy(context(now, overload(tick // 10), target=1, state=state, bounds=(1, 4)))
@@ -157,6 +158,9 @@ def test_serve_gets_a_decision_once_an_interval_and_without_its_own_delays() -> 
     assert {wanted for _, wanted in decided[1:]} == {1, 4}
     assert changes[0] <= 40
     assert all(later - earlier >= 9 for earlier, later in pairwise(changes)), "in between Serve hears its own number"
+    said = [message for message in caplog.messages if message.startswith("Autoscaling from")]
+    assert len(said) == len(changes) + 1, "nothing is said while nothing changes"
+    assert "from 1 to 4: 1 run and do 1000 tokens/s when busy, 8000 tokens/s arrive" in said[-1]
 
 
 def test_the_bounds_are_those_that_serve_gives() -> None:

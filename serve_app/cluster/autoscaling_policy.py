@@ -6,6 +6,7 @@ set to zero, because they look at the latest wish only, however short.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from serve_app.cluster import autoscaling
 from serve_app.cluster.autoscaling import Memory, Observation, Parameters, ReplicaLoad, decide
 from serve_app.config import Settings
+
+logger = logging.getLogger("ray.serve")
 
 # What a replica publishes: tokens running, waiting and ever computed there, tokens per busy second, and what the gateways hold back.
 RUNNING = "running_tokens"
@@ -74,7 +77,10 @@ class BacklogPolicy:
             min_replicas=context.capacity_adjusted_min_replicas,
             max_replicas=context.capacity_adjusted_max_replicas,
         )
-        wanted, memory = decide(observe(context, interval), bounds, memory)
+        seen = observe(context, interval)
+        wanted, memory = decide(seen, bounds, memory)
+        if wanted != seen.target_replicas:
+            logger.info("Autoscaling from %d to %d: %s", seen.target_replicas, wanted, summary(seen))
         return wanted, {"memory": memory}
 
 
@@ -101,6 +107,17 @@ def observe(context: Context, interval: float) -> Observation:
         held_back_tokens=statistics.median_high(held) if held else 0.0,
         held_back_growth=statistics.median(growths) if growths else 0.0,
         waiting_requests=context.total_num_requests,
+    )
+
+
+def summary(seen: Observation) -> str:
+    """What a decision was made of, for the log."""
+    waiting = seen.held_back_tokens + sum(load.queued_tokens + load.running_tokens for load in seen.replicas)
+    arrived = seen.held_back_growth + sum(load.arrived_per_second for load in seen.replicas)
+    rate = sum(load.tokens_per_second for load in seen.replicas)
+    return (
+        f"{seen.running_replicas} run and do {rate:.0f} tokens/s when busy, {arrived:.0f} tokens/s arrive, "
+        f"{waiting:.0f} tokens wait or run"
     )
 
 
