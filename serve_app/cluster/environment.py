@@ -33,6 +33,24 @@ PERFORMANCE = {
 }
 
 
+# A gateway that dies with requests in flight shall cost its clients nothing: embedding is idempotent, so HAProxy sends them to
+# another one. It can as long as nothing was answered and it has the whole request at hand, which needs:
+# - `empty-response` (and `junk-response`, half of a response's headers), where Serve's default retries failed connections only;
+# - the body awaited before the request is passed on (the second line, which ends up in HAProxy's `defaults`). Clients send
+#   headers and body apart, and what wasn't complete when its first byte was passed on is never sent again;
+# - a buffer that the request fits in. Larger ones end in HAProxy's own 500, which OpenAI's clients retry. One buffer is held for
+#   each request in flight, and a second one while bytes move: 0.25 MiB, so 256 MiB for 1,000 requests in flight, 1 GiB at
+#   Serve's bound of 4,096 connections per node;
+# - a server that refused one connection being down at once. A reload leaves a HAProxy behind that finishes what it has with the
+#   servers it knew; where only dead ones are left, Serve's own proxy is the way out, but it is tried only when those are down,
+#   and after three retries there is none left to try it with.
+RETRIES = {
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response\n    option http-buffer-request",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 * 1024),
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+}
+
+
 def run_directory(port: int) -> Path:
     """Where the instance on `port` keeps its HAProxy files; two instances on one machine must not share them."""
     return Path(tempfile.gettempdir()) / f"embedserve-{port}"
@@ -42,26 +60,30 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
     """The whole list for one node with `cores` CPU cores."""
     ports = ports or Ports()
     haproxy = run_directory(ports.http) / "haproxy"
-    return PERFORMANCE | {
-        # What clients may tell Serve, see there.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.cluster.edge:middlewares",
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores // 4))),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.gateway_first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.gateway_last),
-        # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, about 3 s with this.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
-        # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-    }
+    return (
+        PERFORMANCE
+        | RETRIES
+        | {
+            # What clients may tell Serve, see there.
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.cluster.edge:middlewares",
+            "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores // 4))),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.gateway_first),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.gateway_last),
+            # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, about 3 s with this.
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+            # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+            "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        }
+    )
 
 
 def missing(environ: Mapping[str, str]) -> list[str]:
