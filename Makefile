@@ -54,6 +54,10 @@ format: setup-dev ## rewrite the sources in the project's format
 bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens of minutes; wants an idle machine)
 	$(BIN)/python -m loadtest.bench_engine --out loadtest/results/engine.json
 	$(BIN)/python -m loadtest.bench_http --out loadtest/results/http.json
+	$(BIN)/python -m loadtest.bench_scaling --out loadtest/results/scaling.json
+	$(BIN)/python -m loadtest.bench_routing --out loadtest/results/routing.json
+	$(BIN)/python -m loadtest.bench_overload --out loadtest/results/overload.json
+	$(BIN)/python -m loadtest.bench_overload --retries --times 3 --rounds 1 --out loadtest/results/overload_retries.json
 
 chaos: setup-dev ## kill and pause parts of a cluster under load for CHAOS_MINUTES (default 10), every reply checked
 	$(BIN)/python -m loadtest.chaos --minutes $(or $(CHAOS_MINUTES),10) --seed $(or $(CHAOS_SEED),1) --out loadtest/results/chaos.json
