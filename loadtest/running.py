@@ -80,11 +80,12 @@ def embedserve(log: Path, *arguments: str) -> Iterator[Running]:
 
 
 @contextmanager
-def emulated(log: Path, settings: Mapping[str, object]) -> Iterator[Running]:
-    """The application around an emulated device (`loadtest.emulated`) with these settings, on a free port."""
+def emulated(log: Path, settings: Mapping[str, object], build: str = "loadtest.emulated:build") -> Iterator[Running]:
+    """The application around an emulated device, or another that has one, with these settings, on a free port."""
     port = free_port()
     pairs = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    with running([sys.executable, "-m", "loadtest.emulated_up", "--port", str(port), *pairs], port, log) as service:
+    command = [sys.executable, "-m", "loadtest.emulated_up", "--port", str(port), "--build", build, *pairs]
+    with running(command, port, log) as service:
         yield service
 
 
