@@ -60,30 +60,28 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
     """The whole list for one node with `cores` CPU cores."""
     ports = ports or Ports()
     haproxy = run_directory(ports.http) / "haproxy"
-    return (
-        PERFORMANCE
-        | RETRIES
-        | {
-            # What clients may tell Serve, see there.
-            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.cluster.edge:middlewares",
-            "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores // 4))),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.gateway_first),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.gateway_last),
-            # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, about 3 s with this.
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
-            # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
-            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-            "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        }
-    )
+    return {
+        **PERFORMANCE,
+        **RETRIES,
+        # What clients may tell Serve, see there.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.cluster.edge:middlewares",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores // 4))),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.gateway_first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.gateway_last),
+        # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, about 3 s with this.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+        # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    }
 
 
 def missing(environ: Mapping[str, str]) -> list[str]:
