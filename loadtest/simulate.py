@@ -65,7 +65,7 @@ SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     ),
     "day": (
         day,
-        ("compression", "startup_seconds", "of_oracle_at_0.8", "of_oracle_at_1", "highest_count", "direction_changes",
+        ("compression", "startup_seconds", "of_oracle", "of_full_oracle", "highest_count", "direction_changes",
          "latency_ms.bulk.p50", "latency_ms.bulk.p99", "inputs_refused", "host.seconds"),
     ),
     "overload": (

@@ -87,10 +87,10 @@ def test_wait_for_one_replica_is_that_of_an_m_d_1_queue() -> None:
     device = Device("one", service - 10 / 1e6, 1e6, "made up", max_inputs=1)
     one = Layout(device, 1, costs=NOTHING, wire=AT_ONCE, gateway_view=tokens_view(1_000_000), chunk_inputs=1)
     cluster = Cluster(one, [Traffic("query", load / service)], 0, warm=10.0)
-    cluster.run(600.0)
+    cluster.run(300.0)
     latencies = cluster.latencies["query"]
     expected = service + load * service / (2 * (1 - load))
-    assert sum(latencies) / len(latencies) == pytest.approx(expected, rel=0.05)
+    assert sum(latencies) / len(latencies) == pytest.approx(expected, rel=0.07)
     assert result(cluster)["replica_utilization"]["mean"] == pytest.approx(load, rel=0.03)
 
 
@@ -157,7 +157,7 @@ def test_least_tokens_spares_queries_the_documents_as_nothing_blind_does() -> No
         view = ROUTING[policy](2)
         traffic = [Traffic("query", 100.0, 1, 10, 40), Traffic("document", 28.0, 1, 8192, 8192)]
         cluster = Cluster(layout(8, costs=NOTHING, gateway_view=view), traffic, 5, warm=2.0)
-        cluster.run(30.0)
+        cluster.run(16.0)
         return float(result(cluster)["latency_ms"]["query"]["p99"])
 
     ours = p99("least tokens (ours)")
