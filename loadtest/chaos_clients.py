@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 10.0
 PAUSE_SECONDS = 0.1  # between two requests of a client, at most
 RETRY_SECONDS = 0.1
 LARGEST_DIFFERENCE = 1e-5  # float32, whoever shared the batch
-MOST_INPUTS = 48
+MOST_INPUTS = 96
 
 
 class Client(StrEnum):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from serve_app.cluster.environment import Ports, serve_environment
 from serve_app.cluster.instance import free_port
 
-# A dead node is noticed by its health checks: after 15 s with Ray's defaults, 2 s with these.
-RAY_HEALTH_CHECKS = {
+RAY = {
+    # A dead node is noticed by its health checks: after 15 s with Ray's defaults, 2 s with these.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "4",
+    # Ray's workers are at 15, so that the clients, or whatever else runs here, would starve the service.
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -21,4 +23,4 @@ def free_ports() -> Ports:
 
 def node_environment(ports: Ports) -> dict[str, str]:
     """The product's list, with what several nodes on one machine need on top."""
-    return serve_environment(ports) | RAY_HEALTH_CHECKS | {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(ports.http)}
+    return serve_environment(ports) | RAY | {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(ports.http)}

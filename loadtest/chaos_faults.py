@@ -11,7 +11,7 @@ from enum import StrEnum
 import psutil
 
 from loadtest.chaos_cluster import ChaosCluster, wait_until
-from loadtest.chaos_node import Node, gone, kill, stopped
+from loadtest.chaos_node import Node, busy, gone, kill, stopped
 
 PROOF_SECONDS = 10.0
 PAUSE_SECONDS = (3.0, 6.0)
@@ -60,8 +60,10 @@ def inject(kind: Kind, cluster: ChaosCluster, draw: random.Random) -> Fault:
 
 def _kill_embedder(kind: Kind, cluster: ChaosCluster, draw: random.Random) -> Fault:
     node, process = draw.choice(cluster.replicas("Embedder"))
-    process.suspend()
-    time.sleep(HANDFUL_SECONDS)
+    # At work, so that something is lost. That isn't sure, and one that is idle is killed all the same.
+    begin = time.monotonic()
+    while not busy(process) and time.monotonic() - begin < BUSY_SECONDS:
+        time.sleep(0.0005)
     return _killed(kind, node, [process])
 
 

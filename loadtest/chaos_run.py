@@ -22,7 +22,7 @@ from serve_app.types import DEMO_MODEL_ID
 
 QUIET_SECONDS = (0.5, 2.0)  # between the end of one fault and the next
 WHOLE_SECONDS = 120.0
-PROOF_FAULTS = 2
+PROOF_FAULTS = 5
 
 
 class InterruptedRunError(BaseException):
@@ -74,7 +74,8 @@ def _proof(cluster: ChaosCluster, engine: Engine, draw: random.Random) -> dict[s
     found: list[str] = []
     with load(cluster, engine, draw) as traffic:
         while not found and len(faults) < PROOF_FAULTS:
-            _fault(Kind.EMBEDDER, cluster, draw, faults, aftermath_seconds=3.0)
+            wait_until(cluster.whole, WHOLE_SECONDS, "whole before the next fault")
+            _fault(Kind.EMBEDDER, cluster, draw, faults, aftermath_seconds=2.0)
             report = summarize([*traffic.requests], [*traffic.attempts], faults)
             found = [line for line in broken(report) if line.startswith(f"{Kind.EMBEDDER}: ")]
     return report | {"broken": found}
