@@ -33,7 +33,7 @@ class Phases:
     overload_rate: float
     before: float = 6.0
     overload: float = 60.0
-    after: float = 12.0
+    after: float = 10.0
 
     @property
     def start(self) -> float:
