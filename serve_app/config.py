@@ -57,7 +57,7 @@ class DispatchSettings(_Section):
         3, ge=3, description="replicas that may die with one input before the input is refused as the cause"
     )
     silence_seconds: float = Field(
-        1.0, gt=0, description="a replica with work that neither replies nor answers a ping for so long is overtaken"
+        1.0, ge=0.1, description="a replica with work that neither replies nor answers a ping for so long is overtaken"
     )
     silence_multiple: float = Field(
         4.0, ge=1, description="and one that pings but takes so many times longer than its measured rate lets expect"

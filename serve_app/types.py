@@ -153,7 +153,8 @@ class ReplicaStatus:
     """What a replica says of itself, with every chunk and to every ping; it corrects the gateway's view.
 
     `outstanding_tokens` are waiting or running there at the moment of the reply; `tokens_per_second` is measured over busy time, 0
-    if unknown yet; `gateways_queued_tokens` is what all gateways together held back when the replica last heard from each.
+    if unknown yet; `gateways_queued_tokens` is what the other gateways, not the one it speaks to, held back when it last heard from
+    each.
     """
 
     replica: str

@@ -49,11 +49,11 @@ async def test_the_backlog_is_our_own_the_others_and_what_the_replicas_have():
     async def busy(replica: str, envelope: Envelope) -> ChunkReply:
         await asyncio.sleep(1.0)
         reply = reply_to(replica, envelope)
-        reply.status = ReplicaStatus(replica, 500, 100.0, gateways_queued_tokens=envelope.gateway_queued_tokens + 70)
+        reply.status = ReplicaStatus(replica, 500, 100.0, gateways_queued_tokens=70)
         return reply
 
     async def ping(replica: str, message: Ping) -> ReplicaStatus:
-        return ReplicaStatus(replica, 500, 100.0, gateways_queued_tokens=message.gateway_queued_tokens + 70)
+        return ReplicaStatus(replica, 500, 100.0, gateways_queued_tokens=70)
 
     gateway = Gateway("a", behave=busy)
     gateway.wire.ping = ping

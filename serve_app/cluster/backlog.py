@@ -24,9 +24,9 @@ class GatewayBacklogs:
         """`gateway` holds back `tokens` now."""
         self._heard[gateway] = (max(0, tokens), self._clock())
 
-    def total(self) -> int:
-        """Tokens that the gateways heard of lately hold back."""
+    def total(self, but: str | None = None) -> int:
+        """Tokens that the gateways heard of lately hold back, all of them or all `but` one."""
         oldest = self._clock() - self._forget_seconds
         for gateway in [name for name, (_, at) in self._heard.items() if at <= oldest]:
             del self._heard[gateway]
-        return sum(tokens for tokens, _ in self._heard.values())
+        return sum(tokens for gateway, (tokens, _) in self._heard.items() if gateway != but)

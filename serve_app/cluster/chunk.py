@@ -18,8 +18,8 @@ class ChunkServer:
     """Answers the gateways for one replica. `model` is the fingerprint of what it serves; `backlogs` what it has heard that
     they hold back.
 
-    A chunk that is to be alone was there when replicas died: one such at a time, whoever sends it, so that when this replica
-    dies too, all but one of its inputs are innocent beyond doubt.
+    A chunk that is to be alone was there when replicas died: one such at a time, whoever sends it, so that one culprit doesn't
+    condemn its companions. (Work that is not suspected goes on beside it; a second culprit in that could.)
     """
 
     def __init__(self, batcher: Batcher, replica: str, model: str, backlogs: GatewayBacklogs | None = None) -> None:
@@ -55,7 +55,7 @@ class ChunkServer:
             self._check(ping)
         if not self._batcher.healthy:
             raise EngineDeadError("the engine thread is gone")
-        return self._status()
+        return self._status(ping.gateway if ping is not None else None)
 
     def cancel(self, gateway: str, ids: Iterable[int]) -> None:
         """Drop a gateway's inputs that haven't started."""
@@ -71,7 +71,11 @@ class ChunkServer:
             deadlines=(time.monotonic() + envelope.time_left.astype(np.float64)).tolist(),
         )
         return ChunkReply(
-            self._status(), encoded.vectors, encoded.errors, encoded.queue_seconds, encoded.inference_seconds
+            self._status(envelope.gateway),
+            encoded.vectors,
+            encoded.errors,
+            encoded.queue_seconds,
+            encoded.inference_seconds,
         )
 
     def _check(self, message: Envelope | Ping) -> None:
@@ -81,8 +85,8 @@ class ChunkServer:
             )
         self.backlogs.hear(message.gateway, message.gateway_queued_tokens)
 
-    def _status(self) -> ReplicaStatus:
+    def _status(self, asker: str | None) -> ReplicaStatus:
         batcher = self._batcher
         return ReplicaStatus(
-            self._replica, batcher.outstanding_tokens, batcher.tokens_per_second, self.backlogs.total()
+            self._replica, batcher.outstanding_tokens, batcher.tokens_per_second, self.backlogs.total(but=asker)
         )

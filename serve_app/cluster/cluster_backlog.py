@@ -27,9 +27,9 @@ class ClusterBacklog:
         self._elsewhere = Backlog()
         self._summed_at = -math.inf
 
-    def hear(self, status: ReplicaStatus, told: int) -> None:
-        """A replica gave its status, having been told with the same message that this gateway holds back `told` tokens."""
-        self._others = max(0, status.gateways_queued_tokens - told)
+    def hear(self, status: ReplicaStatus) -> None:
+        """A replica gave its status."""
+        self._others = status.gateways_queued_tokens
         self._heard_at = self._clock()
 
     def with_own(self, queued_tokens: int) -> Backlog:

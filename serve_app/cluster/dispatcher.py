@@ -21,7 +21,7 @@ from serve_app.cluster.ports import Backlog, ReplicaLostError, ReplicaRefusedErr
 from serve_app.cluster.recall import Recall
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.requests import OpenRequests
-from serve_app.cluster.resender import OCCUPIED_SECONDS, Resender, hopeful
+from serve_app.cluster.resender import OCCUPIED_SECONDS, Resender, stranded
 from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.tasks import TaskGroup
 from serve_app.cluster.ticket import Chunk, Embedded, Ticket
@@ -36,7 +36,7 @@ from serve_app.errors import (
     StaleReplicaError,
     UnavailableError,
 )
-from serve_app.types import ChunkReply, Ping, Priority, TokenIds
+from serve_app.types import ChunkReply, Ping, Priority, ReplicaStatus, TokenIds
 
 __all__ = ["Dispatcher", "Embedded"]
 
@@ -101,8 +101,8 @@ class Dispatcher:
         self._again.max_deaths = rules.max_deaths
         self._watch.policy = rules.silence
         self._budget.share = rules.retry_budget
-        # All that one replica may hold of ours.
-        self._budget.floor = rules.chunk_tokens * self._view.slots_per_class * self._queue.policy.lanes
+        # What one replica mostly holds of ours: full chunks of one lane.
+        self._budget.floor = rules.chunk_tokens * self._view.slots_per_class
 
     @property
     def queued_tokens(self) -> int:
@@ -186,27 +186,32 @@ class Dispatcher:
         self.counters.chunks_sent += 1
         self.counters.inputs_sent += len(chunk.tickets)
         chunk.task = self._tasks.spawn(self._carry(chunk))
+        # Cancelled before its first step, the task itself does nothing at all.
+        chunk.task.add_done_callback(lambda _: self._land(chunk, None))
 
     async def _carry(self, chunk: Chunk) -> None:
         outcome: ChunkReply | Exception | None = None
         try:
-            chunk.told = self.queued_tokens
-            outcome = await self._transport.send(chunk.replica, chunk.envelope(self._gateway, self._model))
+            envelope = chunk.envelope(self._gateway, self._model, self.queued_tokens)
+            outcome = await self._transport.send(chunk.replica, envelope)
             chunk.check(outcome, self._hidden_size)
         except Exception as error:
             outcome = error
         finally:
-            # Cancelled, too: nobody waits for it, and its replica may never answer.
-            reply = outcome if isinstance(outcome, ChunkReply) else None
-            self._flights.land(chunk)
-            self._again.landed(chunk)
-            self._view.release(chunk.replica, chunk.lane, chunk.tokens, reply.status if reply is not None else None)
+            self._land(chunk, outcome.status if isinstance(outcome, ChunkReply) else None)
         if isinstance(outcome, ChunkReply):
             self._watch.replied(chunk.replica)
-            self._backlog.hear(outcome.status, chunk.told)
+            self._backlog.hear(outcome.status)
             self._deliver(chunk, outcome)
         else:
             self._fell(chunk, outcome)
+
+    def _land(self, chunk: Chunk, status: ReplicaStatus | None) -> None:
+        if not chunk.landed:
+            chunk.landed = True
+            self._flights.land(chunk)
+            self._again.landed(chunk)
+            self._view.release(chunk.replica, chunk.lane, chunk.tokens, status)
 
     def _deliver(self, chunk: Chunk, reply: ChunkReply) -> None:
         dead = []
@@ -236,9 +241,8 @@ class Dispatcher:
             self._wake()
         else:
             logger.error("A chunk of %d inputs failed", len(chunk.tickets), exc_info=error)
-            for ticket in chunk.live():
-                if ticket.group is None and not hopeful(ticket):
-                    self._requests.fail(ticket.request, error if isinstance(error, RequestError) else InternalError())
+            for ticket in stranded(chunk):
+                self._requests.fail(ticket.request, error if isinstance(error, RequestError) else InternalError())
 
     def _lose(self, chunk: Chunk, tickets: Sequence[Ticket]) -> None:
         self._watch.lose(chunk.replica)

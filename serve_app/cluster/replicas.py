@@ -25,6 +25,7 @@ class _Replica:
     others: int = 0
     rate: float = 0.0
     replied_at: float = 0.0
+    computed_at: float = 0.0
 
     def outstanding(self, now: float) -> float:
         # Worked off since then: a replica once seen busy must not look busy until somebody dares to ask it again.
@@ -91,6 +92,10 @@ class ReplicaSet:
         """When a replica last gave its status."""
         return self._replicas[replica].replied_at
 
+    def computed_at(self, replica: str) -> float:
+        """When a replica last answered a chunk; when it was first seen, if it hasn't."""
+        return self._replicas[replica].computed_at
+
     def expected_seconds(self, replica: str) -> float | None:
         """How long a replica should take for all it has; None if no replica has measured its rate."""
         state = self._replicas[replica]
@@ -107,7 +112,7 @@ class ReplicaSet:
             replica.listed, replica.leaving = name in named, name in going
             self._forget_if_gone(name)
         for name in sorted(named - self._replicas.keys()):
-            self._replicas[name] = _Replica(replied_at=self._clock())
+            self._replicas[name] = _Replica(replied_at=self._clock(), computed_at=self._clock())
         self._turn()
         self._notify()
 
@@ -145,6 +150,7 @@ class ReplicaSet:
         state.in_flight -= 1
         state.tokens -= tokens
         if status is not None:
+            state.computed_at = self._clock()
             self._learn(state, status)
         if not state.listed:
             self._forget_if_gone(replica)

@@ -68,12 +68,11 @@ class Resender:
 
     def untaken(self, chunk: Chunk) -> None:
         """A replica didn't take a chunk: queue its inputs again, at nobody's cost."""
-        tickets = [ticket for ticket in chunk.live() if ticket.group is None and not hopeful(ticket)]
-        self._queue.add(grouped(chunk.lane, tickets, charged=False))
+        self._queue.add(grouped(chunk.lane, stranded(chunk), charged=False))
 
     def occupied(self, chunk: Chunk, now: float) -> None:
         """A replica had no room for a chunk that is to be alone: queue it for another one, or for a little later."""
-        groups = grouped(chunk.lane, chunk.live(), charged=False)
+        groups = grouped(chunk.lane, stranded(chunk), charged=False)
         for group in groups:
             group.avoid |= {chunk.replica}
             group.not_before = now + OCCUPIED_SECONDS
@@ -89,7 +88,7 @@ class Resender:
                 chunk.abandon()
                 continue
             chunk.overtaken = True
-            again = [t for t in live if t.group is None and not hopeful(t) and len(t.copies) < self.max_deaths]
+            again = [ticket for ticket in stranded(chunk) if len(ticket.copies) < self.max_deaths]
             self._queue.add(grouped(chunk.lane, again, charged=True))
 
     def back(self, replica: str, now: float) -> None:
@@ -141,6 +140,11 @@ class Resender:
             suspect=group.suspect,
             alone=group.alone,
         )
+
+
+def stranded(chunk: Chunk) -> list[Ticket]:
+    """Its tickets that somebody waits for and that are neither queued to be sent again nor with a replica thought to answer."""
+    return [ticket for ticket in chunk.live() if ticket.group is None and not hopeful(ticket)]
 
 
 def hopeful(ticket: Ticket) -> bool:

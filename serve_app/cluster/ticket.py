@@ -76,9 +76,9 @@ class Request:
 class Chunk:
     """Tickets of one lane in one RPC.
 
-    `again` if they are not sent for the first time, `suspect` if a replica has died with them, `alone` if several have. `told` is
-    what the replica hears with it of this gateway's backlog, in tokens. `overtaken` once its tickets were queued to be sent
-    elsewhere too; `since` is when its replica came back after that, if it did.
+    `again` if they are not sent for the first time, `suspect` if a replica has died with them, `alone` if several have. `landed`
+    once its RPC has ended. `overtaken` once its tickets were queued to be sent elsewhere too; `since` is when its replica came back
+    after that, if it did.
     """
 
     replica: str
@@ -89,7 +89,7 @@ class Chunk:
     again: bool = False
     suspect: bool = False
     alone: bool = False
-    told: int = 0
+    landed: bool = field(default=False, init=False)
     overtaken: bool = field(default=False, init=False)
     since: float = field(default=0.0, init=False)
     task: asyncio.Task[None] | None = field(default=None, init=False)
@@ -103,8 +103,8 @@ class Chunk:
         if self.task is not None:
             self.task.cancel()
 
-    def envelope(self, gateway: str, model: str) -> Envelope:
-        """What goes over the wire."""
+    def envelope(self, gateway: str, model: str, queued_tokens: int) -> Envelope:
+        """What goes over the wire, with what this gateway holds back."""
         tickets = self.tickets
         n = len(tickets)
         return Envelope(
@@ -116,7 +116,7 @@ class Chunk:
             time_left=np.array([ticket.request.deadline - self.sent_at for ticket in tickets], np.float32),
             priority=np.full(n, tickets[0].priority, np.uint8),
             output=np.full(n, Output.POOLED, np.uint8),
-            gateway_queued_tokens=self.told,
+            gateway_queued_tokens=queued_tokens,
             alone=self.alone,
         )
 

@@ -22,6 +22,7 @@ from serve_app.types import Ping, ReplicaStatus
 logger = logging.getLogger(__name__)
 
 TICKS_PER_SILENCE = 4
+LONGEST_INTERVAL_SECONDS = 0.25
 BACKLOG_SECONDS = 0.75
 PING_SECONDS = 5.0
 WAKE_SECONDS = 60.0
@@ -43,8 +44,8 @@ class Watch:
     """Marks replicas of `view` silent or back, and tells: `on_silent` gets every replica that is silent, to have its chunks sent
     elsewhere, `on_back` every one that is back, before it gets new ones. `on_look` is called at every look.
 
-    `ping` makes the message to send, with what this gateway holds back now. `on_status` gets what replicas answer to it and
-    what they were told with it. `policy` may be replaced at any time.
+    `ping` makes the message to send, with what this gateway holds back now. `on_status` gets what replicas answer to it.
+    `policy` may be replaced at any time.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Watch:
         flights: Flights,
         *,
         ping: Callable[[], Ping],
-        on_status: Callable[[ReplicaStatus, int], None],
+        on_status: Callable[[ReplicaStatus], None],
         on_silent: Callable[[str], None],
         on_back: Callable[[str], None],
         on_look: Callable[[], None],
@@ -106,15 +107,19 @@ class Watch:
             self._timer = None
         await self._tasks.cancel()
 
+    @property
+    def _interval(self) -> float:
+        return min(LONGEST_INTERVAL_SECONDS, self.policy.seconds / TICKS_PER_SILENCE)
+
     def _schedule(self) -> None:
-        interval = self.policy.seconds / TICKS_PER_SILENCE
+        interval = self._interval
         self._expected_at = self._clock() + interval
         self._timer = asyncio.get_running_loop().call_later(interval, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         now = self._clock()
-        if now - self._expected_at > self.policy.seconds / TICKS_PER_SILENCE:
+        if now - self._expected_at > self._interval:
             # It was this loop that didn't listen: what was said meanwhile is only read now.
             self._deaf_until = now
         self._judge(now)
@@ -143,24 +148,26 @@ class Watch:
             elif verdict is not Verdict.WAIT:
                 silent[chunk.replica] = verdict is Verdict.OVERDUE
         for replica, overdue in silent.items():
-            self._silence(replica, now, overdue=overdue)
+            # Late, but alive: while there's nobody else, sending it less would not make it faster.
+            if not overdue or self._view.available != [replica]:
+                self._silence(replica, now, overdue=overdue)
 
     def _verdict(self, replica: str, age: float, now: float) -> Verdict:
         expected = self._view.expected_seconds(replica)
         care = self._care.get(replica)
         asked = care.asked if care is not None else None
+        if self._view.is_listed(replica) and not self._view.is_available(replica):
+            # Out for another reason, and this chunk's call still hangs.
+            return Verdict.SILENT if age >= self.policy.seconds else Verdict.WAIT
         verdict = self.policy.judge(
-            age=age,
+            # A replica that computes for us is not late: in its queue, others may have gone first.
+            age=min(age, now - self._view.computed_at(replica)),
             quiet=now - max(self._view.replied_at(replica), self._deaf_until),
             asked=None if asked is None else now - max(asked, self._deaf_until),
             expected=UNKNOWN_SECONDS if expected is None else expected,
         )
         if self._view.is_available(replica):
-            # Late, but alive, and there's nobody else: sending it less would not make it faster.
-            return Verdict.WAIT if verdict is Verdict.OVERDUE and len(self._view.available) == 1 else verdict
-        if self._view.is_listed(replica):
-            # Out for another reason, and this chunk's call still hangs.
-            return Verdict.SILENT if age >= self.policy.seconds else Verdict.WAIT
+            return verdict
         # Serve doesn't name it any more, so it can't be asked; it may be finishing what it has.
         return verdict if verdict is Verdict.OVERDUE else Verdict.WAIT
 
@@ -205,7 +212,7 @@ class Watch:
         care.failures = 0
         care.next_ping = now + ping_delay(0)
         self._view.hear(replica, status)
-        self._on_status(status, ping.gateway_queued_tokens)
+        self._on_status(status)
         if replica in self._view.down and (now >= care.distrusted_until or not status.outstanding_tokens):
             self._back(replica)
 
