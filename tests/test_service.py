@@ -175,8 +175,13 @@ def test_parts(lengths: list[int], runs: list[list[int]]) -> None:
 
 
 def test_estimates() -> None:
-    assert estimated_tokens(EmbedJob("m", texts=["x" * 30, "y" * 10])) == 10
-    assert estimated_tokens(EmbedJob("m", token_ids=[np.arange(3, dtype=np.int32)] * 2)) == 6
+    limits = Limits(max_input_tokens=100, max_request_tokens=150)
+    assert estimated_tokens(EmbedJob("m", texts=["x" * 32, "y" * 8]), limits) == 10
+    assert estimated_tokens(EmbedJob("m", token_ids=[np.arange(3, dtype=np.int32)] * 2), limits) == 6
+    # What will be cut or refused keeps nobody out.
+    assert estimated_tokens(EmbedJob("m", texts=["x" * 100_000, "y" * 8]), limits) == 102
+    assert estimated_tokens(EmbedJob("m", token_ids=[np.arange(5000, dtype=np.int32)]), limits) == 100
+    assert estimated_tokens(EmbedJob("m", texts=["x" * 400] * 9), limits) == 150
 
 
 async def test_a_thread_does_no_more_than_the_part_it_has_begun() -> None:

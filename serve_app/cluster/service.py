@@ -106,7 +106,7 @@ class EmbeddingService:
         return EmbedResult(vectors, sum(map(len, inputs)), stages)
 
     async def _tokenize(self, job: EmbedJob, deadline: float) -> list[TokenIds]:
-        estimate = estimated_tokens(job)
+        estimate = estimated_tokens(job, self.limits)
         if estimate < LARGE_TOKENS:
             return await self._tokenizer.tokenize(job)
         self._tokenizing += estimate

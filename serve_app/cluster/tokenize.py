@@ -126,11 +126,14 @@ class JobTokenizer:
         return inputs
 
 
-def estimated_tokens(job: EmbedJob) -> int:
-    """About how many tokens a job has, told from its size."""
+def estimated_tokens(job: EmbedJob, limits: Limits) -> int:
+    """About how many tokens a job will have computed, told from its size: what is over the limits is cut or refused."""
+    longest = limits.max_input_tokens
     if job.texts is not None:
-        return sum(map(len, job.texts)) // CHARACTERS_PER_TOKEN
-    return sum(map(len, job.token_ids or ()))
+        estimate = sum(min(len(text) // CHARACTERS_PER_TOKEN, longest) for text in job.texts)
+    else:
+        estimate = sum(min(len(ids), longest) for ids in job.token_ids or ())
+    return min(estimate, limits.max_request_tokens)
 
 
 def parts(texts: list[str], characters: int) -> Iterator[list[str]]:
