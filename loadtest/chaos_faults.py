@@ -15,9 +15,7 @@ from loadtest.chaos_node import Node, busy, gone, kill, stopped
 
 PROOF_SECONDS = 10.0
 PAUSE_SECONDS = (3.0, 6.0)
-HANDFUL_SECONDS = (
-    0.25  # of standing still, after which a replica under load has work in hand; too short for anyone to notice
-)
+BUSY_SECONDS = 5.0  # how long to wait for a replica to have something to do
 
 
 class Kind(StrEnum):
