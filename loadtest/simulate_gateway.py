@@ -29,8 +29,7 @@ class View(Protocol):
 class Gateway:
     """`send` takes a chunk and when it left; `done` a request, when, and whether it was answered or refused.
 
-    `admit`, if any, says when a request arrives whether to take it; `hear`, if any, is given each status, and how many tokens the
-    gateway held back when it sent the chunk.
+    `admit`, if any, says when a request arrives whether to take it; `hear`, if any, is given each status.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Gateway:
         self.replicas = 0
         self.in_flight_tokens = 0
         self.admit: Callable[[], bool] | None = None
-        self.hear: Callable[[ReplicaStatus, int], None] | None = None
+        self.hear: Callable[[ReplicaStatus], None] | None = None
         self.queue: InputQueue[Bundle] = InputQueue(BundlePolicy())
         self._policy = QueuePolicy()
         self._events = events
@@ -109,7 +108,7 @@ class Gateway:
         self.time += costs.chunk / 2
         self.in_flight_tokens -= chunk.tokens
         if self.hear is not None:
-            self.hear(status, chunk.queued_tokens)
+            self.hear(status)
         self.view.release(chunk.replica, chunk.lane, chunk.tokens, status)
         for bundle in chunk.bundles:
             request = bundle.request

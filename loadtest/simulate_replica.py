@@ -62,9 +62,9 @@ class Replica:
         if not self.running_tokens:
             self._start()
 
-    def status(self) -> ReplicaStatus:
-        """What it says of itself."""
-        return ReplicaStatus(self.name, self.outstanding_tokens, self.rate.value, self.backlogs.total())
+    def status(self, gateway: int) -> ReplicaStatus:
+        """What it says of itself to a gateway."""
+        return ReplicaStatus(self.name, self.outstanding_tokens, self.rate.value, self.backlogs.total(str(gateway)))
 
     def load(self) -> ReplicaLoad:
         """What it reports to autoscaling, once an interval."""
@@ -103,4 +103,4 @@ class Replica:
             chunk.left -= 1
             if not chunk.left:
                 self.chunks -= 1
-                self._reply(chunk, self.status())
+                self._reply(chunk, self.status(chunk.gateway))
