@@ -62,8 +62,8 @@ bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens o
 chaos: setup-dev ## kill and pause parts of a cluster under load for CHAOS_MINUTES (default 10), every reply checked
 	$(BIN)/python -m loadtest.chaos --minutes $(or $(CHAOS_MINUTES),10) --seed $(or $(CHAOS_SEED),1) --out loadtest/results/chaos.json
 
-soak: setup-dev ## serve mixed traffic for SOAK_MINUTES (default 30) and watch memory and file descriptors
-	$(BIN)/python -m loadtest.soak --minutes $(or $(SOAK_MINUTES),30)
+soak: setup-dev ## serve mixed traffic for SOAK_MINUTES (default 30) and watch for leaks; writes loadtest/results/soak.json
+	$(BIN)/python -m loadtest.soak --minutes $(or $(SOAK_MINUTES),30) --out loadtest/results/soak.json
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

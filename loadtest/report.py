@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from statistics import linear_regression
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,7 @@ def slope_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
     """Least-squares slope of `values` over time, an hour; 0 for fewer than two moments."""
     if len(set(seconds)) < 2:
         return 0.0
-    x = np.asarray(seconds, np.float64)
-    x -= x.mean()
-    return float((x * np.asarray(values, np.float64)).sum() / (x * x).sum() * 3600)
+    return linear_regression(seconds, values).slope * 3600
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -22,6 +22,9 @@ LARGE_INPUTS = 200
 # Clients of each kind and the longest pause (seconds) between two requests of one: enough traffic to keep the
 # service busy, not so much that nothing but large requests gets through.
 KINDS = {"short": (4, 0.02), "medium": (2, 0.05), "large": (1, 2.0), "error": (1, 0.1), "disconnect": (1, 2.0)}
+# A request that the service was too busy for (429) is tallied apart, and its client waits for up to so long.
+REFUSED = "refused"
+REFUSED_PAUSE = 2.0
 MOST_FAULTS = 20  # enough to look into; more traffic would bring nothing
 LARGEST_DIFFERENCE = 1e-4  # float32, whoever shared the batch
 
@@ -62,7 +65,7 @@ class Tally:
 
 
 class Traffic:
-    """Clients on threads of this process, from `start` to `stop`."""
+    """Clients on threads of this process, from `start` to `stop`, as often as wanted."""
 
     def __init__(self, url: str, model: str, engine: Engine, patience: float = 60.0) -> None:
         self.tally = Tally()
@@ -72,13 +75,15 @@ class Traffic:
         self._short = References.of(SHORT, 1000, engine)
         self._medium = References.of(MEDIUM, 1000, engine)
         self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        self._stop.clear()
         self._threads = [
             threading.Thread(target=self._client, args=(kind, seed), name=f"{kind}-{seed}")
             for kind, (count, _) in KINDS.items()
             for seed in range(count)
         ]
-
-    def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
@@ -95,49 +100,57 @@ class Traffic:
 
     def _client(self, kind: str, seed: int) -> None:
         draw = random.Random(f"{kind}-{seed}")
-        turn: Callable[[Connection, random.Random], None] = getattr(self, f"_{kind}_turn")
+        turn: Callable[[Connection, random.Random], bool] = getattr(self, f"_{kind}_turn")
         while not self._stop.is_set() and not self.given_up:
             try:
                 with Connection(self._address, self._patience) as connection:
                     # A new connection now and then: they are what file descriptors leak through.
                     for _ in range(1 if kind == "disconnect" else 200):
                         begin = time.perf_counter()
-                        turn(connection, draw)
-                        self.tally.count(kind, time.perf_counter() - begin)
-                        if self._stop.wait(draw.uniform(0.0, KINDS[kind][1])):
+                        served = turn(connection, draw)
+                        self.tally.count(kind if served else REFUSED, time.perf_counter() - begin)
+                        if self._stop.wait(draw.uniform(0.0, KINDS[kind][1] if served else REFUSED_PAUSE)):
                             break
             except Exception as error:  # whatever it is, the client goes on and the soak has failed
                 self.tally.fault(kind, error)
 
-    def _short_turn(self, connection: Connection, draw: random.Random) -> None:
-        self._ask(connection, self._short, [draw.randrange(1000)], draw)
+    # Each of these is False for a request that the service was too busy for.
 
-    def _medium_turn(self, connection: Connection, draw: random.Random) -> None:
-        self._ask(connection, self._medium, [draw.randrange(1000) for _ in range(draw.randint(1, 8))], draw)
+    def _short_turn(self, connection: Connection, draw: random.Random) -> bool:
+        return self._ask(connection, self._short, [draw.randrange(1000)], draw)
 
-    def _large_turn(self, connection: Connection, draw: random.Random) -> None:
-        self._ask(connection, self._medium, [draw.randrange(1000) for _ in range(LARGE_INPUTS)], draw)
+    def _medium_turn(self, connection: Connection, draw: random.Random) -> bool:
+        return self._ask(connection, self._medium, [draw.randrange(1000) for _ in range(draw.randint(1, 8))], draw)
 
-    def _error_turn(self, connection: Connection, draw: random.Random) -> None:
+    def _large_turn(self, connection: Connection, draw: random.Random) -> bool:
+        return self._ask(connection, self._medium, [draw.randrange(1000) for _ in range(LARGE_INPUTS)], draw)
+
+    def _error_turn(self, connection: Connection, draw: random.Random) -> bool:
         wrong, wanted = draw.choice(wrong_bodies(self._model))
         reply = connection.exchange(self._address.frame(wrong))
         try:
             keys = set(orjson.loads(reply.body)["error"])
         except (ValueError, KeyError, TypeError):
             keys = set()
+        if reply.status == 429:
+            return False
         if reply.status != wanted or keys != {"message", "type", "param", "code"}:
             raise WrongReplyError(f"{wanted} expected for {wrong[:80]!r}, got {reply.status} {reply.body[:200]!r}")
+        return True
 
-    def _disconnect_turn(self, connection: Connection, draw: random.Random) -> None:
+    def _disconnect_turn(self, connection: Connection, draw: random.Random) -> bool:
         texts = [self._medium.texts[draw.randrange(1000)] for _ in range(LARGE_INPUTS)]
         request = self._address.frame(body(self._model, texts))
         connection.send(request[: draw.choice([len(request), len(request), len(request) // 2])])
         self._stop.wait(draw.uniform(0.0, 0.2))  # the connection is closed after this turn, answered or not
+        return True
 
-    def _ask(self, connection: Connection, known: References, rows: list[int], draw: random.Random) -> None:
+    def _ask(self, connection: Connection, known: References, rows: list[int], draw: random.Random) -> bool:
         texts = [known.texts[row] for row in rows]
         encoding = draw.choice(["base64", "float"])
         reply = connection.exchange(self._address.frame(body(self._model, texts, encoding)))
+        if reply.status == 429:
+            return False
         if reply.status != 200:
             raise WrongReplyError(f"status {reply.status}: {reply.body[:200]!r}")
         vectors, tokens = vectors_of(reply.body, len(rows), known.vectors.shape[1])
@@ -146,6 +159,7 @@ class Traffic:
             raise WrongReplyError(f"{len(rows)} inputs: vectors differ from the engine's by up to {difference:.2g}")
         if tokens != sum(known.tokens[row] for row in rows):
             raise WrongReplyError(f"{len(rows)} inputs: {tokens} tokens counted")
+        return True
 
 
 def wrong_bodies(model: str) -> list[tuple[bytes, int]]:

@@ -1,4 +1,5 @@
-"""Memory, file descriptors and threads of every process of a service over time."""
+"""Memory, file descriptors and threads of every process of a service over time, and asyncio tasks and object references of its
+replicas."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ import psutil
 
 from loadtest.report import slope_per_hour
 from loadtest.running import Running
+from loadtest.soak_inside import Vitals
 
 MIB = 1024 * 1024
-MEASURES = ("rss_mib", "fds", "threads")
+INSIDE = ("tasks", "object_references")
+MEASURES = ("rss_mib", "fds", "threads", *INSIDE)
 
 
 @dataclass
@@ -48,8 +51,8 @@ class Watch:
         self.series: dict[int, Series] = {}
         self._service = service
 
-    def sample(self, seconds: float) -> None:
-        """Measure every living process now."""
+    def sample(self, seconds: float, inside: Vitals) -> None:
+        """Measure every living process now; `inside` is what the replicas say of themselves."""
         for group, processes in self._service.groups().items():
             for process in processes:
                 try:
@@ -61,6 +64,8 @@ class Watch:
                         }
                 except psutil.Error:
                     continue
+                said = inside.get(process.pid, {})
+                measured |= {name: float(said[name]) for name in INSIDE if name in said}
                 self.series.setdefault(process.pid, Series(group, process.pid)).add(seconds, measured)
 
     def summary(self, warm_seconds: float) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from loadtest.replies import WrongReplyError, vectors_of
 from loadtest.report import figure, percentile, slope_per_hour, spread, table
 from loadtest.rounds import round_of, summarize
 from loadtest.running import group_of
+from loadtest.soak_inside import busy, leaks
 from loadtest.soak_watch import Series
 from loadtest.workload import MEDIUM, NUMBER_WORDS, SHORT, Workload, body, one_token_words, tokenizer
 
@@ -103,6 +104,22 @@ def test_growth_is_counted_after_the_warm_up() -> None:
     found = series.summary(warm_seconds=60)
     assert found["samples"] == 3
     assert found["fds"] == {"first": 100.0, "last": 102.0, "highest": 102.0, "per_hour": pytest.approx(60.0)}
+
+
+def test_leaks_are_what_replicas_at_rest_have_more_of() -> None:
+    before = {pid: {"tasks": 20, "object_references": 1, "file_descriptors": 90} for pid in (1, 2)}
+    after = {
+        1: {"tasks": 22, "object_references": 1, "file_descriptors": 100},
+        2: {"tasks": 90, "object_references": 30, "file_descriptors": 200},
+        3: {"tasks": 500, "object_references": 500, "file_descriptors": 500},
+    }
+    assert leaks(before, after) == [
+        "pid 2: tasks 90, 20 before",
+        "pid 2: object_references 30, 1 before",
+        "pid 2: file_descriptors 200, 90 before",
+    ]
+    assert busy({1: {"queued_tokens": 0, "in_flight_tokens": 3}})
+    assert not busy({1: {"queued_tokens": 0, "in_flight_tokens": 0}, 2: {"outstanding_tokens": 0}})
 
 
 @pytest.mark.parametrize(

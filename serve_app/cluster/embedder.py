@@ -11,6 +11,7 @@ from ray import serve
 from serve_app.cluster.autoscaling_policy import COMPUTED, HELD_BACK, QUEUED, RATE, RUNNING
 from serve_app.cluster.chunk import ChunkServer
 from serve_app.cluster.live import LiveSettings
+from serve_app.cluster.vitals import vitals
 from serve_app.config import EMBEDDER_LIVE, Settings, default_tokens
 from serve_app.engine.batcher import Batcher
 from serve_app.engine.queue import QueuePolicy
@@ -62,6 +63,10 @@ class Embedder:
             RATE: float(batcher.tokens_per_second),
             HELD_BACK: float(self._chunks.backlogs.total()),
         }
+
+    async def vitals(self) -> dict[str, int]:
+        """See `vitals`; and the tokens that wait or are computed here."""
+        return vitals() | {"outstanding_tokens": self._batcher.outstanding_tokens}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve's way to change settings without a restart; see `LiveSettings.change`."""

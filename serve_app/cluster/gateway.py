@@ -21,6 +21,7 @@ from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.silence import SilencePolicy
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
+from serve_app.cluster.vitals import vitals
 from serve_app.config import GATEWAY_LIVE, Settings, default_tokens
 from serve_app.engine.queue import QueuePolicy
 from serve_app.telemetry.logs import configure_logging
@@ -75,6 +76,11 @@ class Gateway:
     async def drain(self) -> None:
         """Refuse new requests; return once the accepted ones are computed."""
         await self._service.drain()
+
+    async def vitals(self) -> dict[str, int]:
+        """See `vitals`; and the tokens that wait here and those sent and not answered yet."""
+        held = {"queued_tokens": self._dispatcher.queued_tokens, "in_flight_tokens": self._dispatcher.in_flight_tokens}
+        return vitals() | held
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve's way to change settings without a restart; see `LiveSettings.change`."""
