@@ -1,8 +1,9 @@
 """Short queries beside 8k documents: routing by tokens against Serve's own power of two choices.
 
 python -m loadtest.bench_routing --out loadtest/results/routing.json
+python -m loadtest.bench_routing --replicas 16 --tokens-per-second 10000 --rounds 3 --out loadtest/results/routing_16.json
 
-Both services have four Embedder replicas with the same emulated device and the product's batcher and gateway surface; they differ in
+Both services have as many Embedder replicas with the same emulated device and the product's batcher and gateway surface; they differ in
 how a request gets from the gateway to a replica (see `loadtest.power_of_two`). Queries and documents are requests of one text each,
 sent at random moments (open loop). Both services run all the time and get the same arrivals in turn, round by round, the other idle
 meanwhile. All replies are compared with the vectors that the device must give: a wrong one ends the run, a refused one too.
@@ -33,42 +34,49 @@ OURS, THEIRS = "by tokens", "power of two"
 BUILDS = {OURS: "loadtest.emulated:build", THEIRS: "loadtest.power_of_two:build"}
 DOCUMENT = Workload("document", 8000, 8190)
 WORKLOADS = {"query": SHORT, "document": DOCUMENT}
-REPLICAS = 4
-# About a 0.6B model on a small GPU: a document takes 0.21 s, a query alone 5 ms.
-DEVICE = DeviceSettings(batch_seconds=0.005, tokens_per_second=40_000)
-SETTINGS: dict[str, object] = {
-    "replicas": REPLICAS,
-    "gateways": 2,
-    "num_cpus": 0.1,
-    "gateway_num_cpus": 0.1,
-    "device.batch_seconds": DEVICE.batch_seconds,
-    "device.tokens_per_second": DEVICE.tokens_per_second,
-    # What the product takes on a GPU.
-    "dispatch.chunk_tokens": 16_384,
-    "batch.max_tokens": 16_384,
-}
+BATCH_SECONDS = 0.005
 WARM_SECONDS = 3.0
 TEXTS_PER_ROUND = 100_000
 
 
-def rates(utilization: float, queries: float) -> dict[str, float]:
+def settings(replicas: int, device: DeviceSettings, gateways: int) -> dict[str, object]:
+    """Both services'."""
+    return {
+        "replicas": replicas,
+        "gateways": gateways,
+        "num_cpus": 0.1,
+        "gateway_num_cpus": 0.1,
+        "device.batch_seconds": device.batch_seconds,
+        "device.tokens_per_second": device.tokens_per_second,
+        # What the product takes on a GPU.
+        "dispatch.chunk_tokens": 16_384,
+        "batch.max_tokens": 16_384,
+    }
+
+
+def rates(replicas: int, device: DeviceSettings, utilization: float, queries: float) -> dict[str, float]:
     """Requests a second of each kind: so many queries, and documents for the rest of the utilization; batches hold one input each."""
-    seconds = {name: DEVICE.seconds(1, (w.shortest + w.longest) // 2) for name, w in WORKLOADS.items()}
-    left = utilization * REPLICAS - queries * seconds["query"]
+    seconds = {name: device.seconds(1, (w.shortest + w.longest) // 2) for name, w in WORKLOADS.items()}
+    left = utilization * replicas - queries * seconds["query"]
     return {"query": queries, "document": left / seconds["document"]}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds."""
-    report: dict[str, Any] = {**describe_service_run(), "load_before": os.getloadavg(), "settings": SETTINGS}
-    report["utilization"] = options.utilization
-    report["rates"] = rates(options.utilization, options.queries)
+    device = DeviceSettings(batch_seconds=BATCH_SECONDS, tokens_per_second=options.tokens_per_second)
+    report: dict[str, Any] = {
+        **describe_service_run(),
+        "load_before": os.getloadavg(),
+        "utilization": options.utilization,
+    }
+    report["settings"] = settings(options.replicas, device, options.gateways)
+    report["rates"] = rates(options.replicas, device, options.utilization, options.queries)
     names = list(BUILDS)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedserve-bench-")))
         services = {
-            name: stack.enter_context(emulated(folder / f"{number}.log", SETTINGS, BUILDS[name]))
+            name: stack.enter_context(emulated(folder / f"{number}.log", report["settings"], BUILDS[name]))
             for number, name in enumerate(names)
         }
         pool = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
@@ -137,7 +145,7 @@ def print_report(report: dict[str, Any]) -> None:
     print_head(report)
     print(f"load      {report['load_before'][0]:.2f} before the run")
     print(f"settings  {report['settings']}")
-    wanted = ", ".join(f"{rate:.1f} {name}s/s" for name, rate in report["rates"].items())
+    wanted = ", ".join(f"{rate:.1f} {name} requests/s" for name, rate in report["rates"].items())
     print(f"workload  {wanted}: {report['utilization']:.0%} of the devices' time\n")
     rows = []
     for row in report["results"]:
@@ -152,7 +160,11 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=15.0, help="measured seconds of a round")
+    parser.add_argument("--seconds", type=float, default=12.0, help="measured seconds of a round")
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--gateways", type=int, default=1)
+    # About a 0.6B model on a small GPU: a document takes 0.21 s, a query alone 5 ms.
+    parser.add_argument("--tokens-per-second", type=float, default=40_000, help="of a device")
     parser.add_argument("--utilization", type=float, default=0.7)
     parser.add_argument("--queries", type=float, default=60.0, help="a second")
     parser.add_argument("--out", type=Path, help="write the whole report as JSON")
