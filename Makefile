@@ -56,6 +56,7 @@ bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens o
 	$(BIN)/python -m loadtest.bench_http --out loadtest/results/http.json
 	$(BIN)/python -m loadtest.bench_scaling --out loadtest/results/scaling.json
 	$(BIN)/python -m loadtest.bench_routing --out loadtest/results/routing.json
+	$(BIN)/python -m loadtest.bench_routing --replicas 16 --tokens-per-second 10000 --rounds 3 --out loadtest/results/routing_16.json
 	$(BIN)/python -m loadtest.bench_overload --out loadtest/results/overload.json
 	$(BIN)/python -m loadtest.bench_overload --retries --times 3 --rounds 1 --out loadtest/results/overload_retries.json
 

@@ -3,7 +3,7 @@
 python -m loadtest.bench_routing --out loadtest/results/routing.json
 python -m loadtest.bench_routing --replicas 16 --tokens-per-second 10000 --rounds 3 --out loadtest/results/routing_16.json
 
-Both services have as many Embedder replicas with the same emulated device and the product's batcher and gateway surface; they differ in
+Both services have as many Embedder replicas with the same emulated device and the product's batcher and HTTP surface; they differ in
 how a request gets from the gateway to a replica (see `loadtest.power_of_two`). Queries and documents are requests of one text each,
 sent at random moments (open loop). Both services run all the time and get the same arrivals in turn, round by round, the other idle
 meanwhile. All replies are compared with the vectors that the device must give: a wrong one ends the run, a refused one too.
