@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -67,15 +65,6 @@ def gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def busy(process: psutil.Process) -> bool:
-    """Whether one of its threads is computing just now; only Linux says, and others are said to be."""
-    for task in Path(f"/proc/{process.pid}/task").glob("*/stat"):
-        with contextlib.suppress(OSError):  # a thread that has ended
-            if task.read_text().rpartition(")")[2].split()[0] == "R":
-                return True
-    return not Path("/proc/self/task").exists()
 
 
 def stopped(process: psutil.Process) -> bool:

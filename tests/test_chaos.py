@@ -18,7 +18,7 @@ from loadtest.chaos import verdict
 from loadtest.chaos_clients import Client, Exchange, Outcome, check
 from loadtest.chaos_cluster import wait_until
 from loadtest.chaos_faults import Fault, Kind, schedule
-from loadtest.chaos_node import busy, gone
+from loadtest.chaos_node import gone
 from loadtest.chaos_report import broken, late, service_back, summarize, tables
 from loadtest.soak_traffic import References
 
@@ -197,20 +197,6 @@ def test_the_run_fails_if_the_application_without_retries_keeps_every_promise() 
     ):
         assert len(verdict(good | bad)) == 1
     assert verdict(good | {"late": ["x"]}, clock=False) == []
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux says what threads do")
-def test_a_process_at_work_is_told_from_an_idle_one() -> None:
-    with (
-        subprocess.Popen(["sleep", "600"]) as idle,
-        subprocess.Popen([sys.executable, "-c", "while True: pass"]) as at_work,
-    ):
-        try:
-            wait_until(lambda: busy(psutil.Process(at_work.pid)), 30, "it works")
-            wait_until(lambda: not busy(psutil.Process(idle.pid)), 30, "it sleeps")
-        finally:
-            idle.kill()
-            at_work.kill()
 
 
 def test_what_a_killed_run_leaves_is_reaped() -> None:
