@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -66,7 +65,7 @@ class Autoscaler:
         cluster.events.at(cluster.events.now + interval, self._report)
         self.settle()
         held = [float(replica.backlogs.total()) for replica in cluster.replicas.values()]
-        held_back = statistics.median_high(held) if held else 0.0
+        held_back = max(held, default=0.0)
         growth, self._held_back = (held_back - self._held_back) / interval, held_back
         seen = Observation(
             time=cluster.events.now,

@@ -121,10 +121,16 @@ def test_only_the_last_interval_counts() -> None:
 
 
 def test_what_gateways_hold_back_is_not_added_up_over_the_replicas_that_heard_it() -> None:
-    heard = [[0, 500, 1000], [0, 500, 900], [0, 0, 0], [90_000, 90_000, 90_000]]
+    heard = [[300, 500, 1000], [200, 500, 900], [0, 0, 0]]
     seen = observe(context(0.0, *(replica([0] * 3, [0] * 3, [0] * 3, held=held) for held in heard)), 1.0)
     assert seen.held_back_tokens == 1000
-    assert seen.held_back_growth == 450  # the median of 1000, 900, 0 and 0
+    assert seen.held_back_growth == 700
+
+
+def test_replicas_that_just_started_and_hear_of_a_backlog_are_no_growth_of_it() -> None:
+    heard = [[9000, 9100, 9200], [0, 0, 9100], [0, 9150]]
+    seen = observe(context(0.0, *(replica([0] * 3, [0] * 3, [0] * 3, held=held) for held in heard)), 1.0)
+    assert (seen.held_back_tokens, seen.held_back_growth) == (9200, 200)
 
 
 def test_a_replica_that_has_not_published_everything_is_left_out() -> None:

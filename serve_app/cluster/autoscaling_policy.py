@@ -7,7 +7,6 @@ set to zero, because they look at the latest wish only, however short.
 from __future__ import annotations
 
 import logging
-import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -87,7 +86,7 @@ class BacklogPolicy:
 def observe(context: Context, interval: float) -> Observation:
     """What the replicas published, as of now."""
     metrics = context.raw_metrics or {}
-    loads, held, growths = [], [], []
+    loads, held, held_before = [], [0.0], [0.0]
     for replica, rates in metrics.get(RATE, {}).items():
         running, queued, computed, held_back = (
             metrics.get(name, {}).get(replica, ()) for name in (RUNNING, QUEUED, COMPUTED, HELD_BACK)
@@ -97,15 +96,15 @@ def observe(context: Context, interval: float) -> Observation:
         arrived = sum(_growth(points, interval) for points in (running, queued, computed))
         loads.append(ReplicaLoad(running[-1].value, queued[-1].value, rates[-1].value, arrived))
         held.append(held_back[-1].value)
-        growths.append(_growth(held_back, interval))
+        held_before.append(_before(held_back, interval))
     return Observation(
         time=context.current_time,
         replicas=tuple(loads),
         running_replicas=context.current_num_replicas,
         target_replicas=context.target_num_replicas,
-        # Replicas hear of it at different times, one that just started not yet, one that is stuck no more.
-        held_back_tokens=statistics.median_high(held) if held else 0.0,
-        held_back_growth=statistics.median(growths) if growths else 0.0,
+        # Each replica has heard of it at another time, and one that just started not yet: that must not look like growth.
+        held_back_tokens=max(held),
+        held_back_growth=(max(held) - max(held_before)) / interval,
         waiting_requests=context.total_num_requests,
     )
 
@@ -122,12 +121,19 @@ def summary(seen: Observation) -> str:
 
 
 def _growth(points: Sequence[Point], interval: float) -> float:
-    """Change per second over the last interval, or what there is of it."""
-    last = points[-1]
-    earlier = [point for point in points if point.timestamp <= last.timestamp - interval]
-    first = earlier[-1] if earlier else points[0]
-    elapsed = last.timestamp - first.timestamp
-    return (last.value - first.value) / elapsed if elapsed > 0 else 0.0
+    """Change per second over the last interval; of what has been published for less, as if it had been steady before."""
+    return (points[-1].value - _before(points, interval)) / interval
+
+
+def _before(points: Sequence[Point], interval: float) -> float:
+    """The value an interval before the last one, between the two published around that time; the first if there is none before."""
+    then = points[-1].timestamp - interval
+    if points[0].timestamp >= then:
+        return points[0].value
+    later = next(i for i, point in enumerate(points) if point.timestamp >= then)
+    before, after = points[later - 1], points[later]
+    share = (then - before.timestamp) / (after.timestamp - before.timestamp)
+    return before.value + share * (after.value - before.value)
 
 
 def embedder_count(settings: Settings) -> dict[str, int | AutoscalingConfig]:
