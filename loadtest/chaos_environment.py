@@ -11,8 +11,6 @@ RAY = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "4",
-    # Ray's workers are at 15, so that the clients, or whatever else runs here, would starve the service.
-    "RAY_worker_niceness": "0",
 }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 from types import TracebackType
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import httptools
 
-EMBEDDINGS = "/v1/embeddings"
+from serve_app.bench.address import EMBEDDINGS, Address
+
+__all__ = ["EMBEDDINGS", "Address", "Connection", "Reply"]
 
 
 class Reply(NamedTuple):
@@ -19,36 +20,14 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Address(NamedTuple):
-    """Where a service listens, and under what path."""
-
-    host: str
-    port: int
-    path: str
-
-    @classmethod
-    def of(cls, url: str) -> Address:
-        """Of a service's base URL, with or without `/v1`."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme != "http" or parts.hostname is None:
-            raise ValueError(f"{url!r} isn't an http URL")
-        return cls(parts.hostname, parts.port or 80, parts.path.rstrip("/").removesuffix("/v1"))
-
-    def frame(self, body: bytes) -> bytes:
-        """The whole request that posts `body` to the embeddings endpoint."""
-        head = (
-            f"POST {self.path}{EMBEDDINGS} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
-
-
 class Connection:
     """A blocking keep-alive connection; one request at a time. Raises `TimeoutError` after `timeout` seconds of silence."""
 
     def __init__(self, address: Address, timeout: float = 60.0) -> None:
-        self._socket = socket.create_connection((address.host, address.port), timeout)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = socket.create_connection((address.host, address.port), timeout)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = address.context
+        self._socket = context.wrap_socket(plain, server_hostname=address.host) if context else plain
         self._chunks: list[bytes] = []
         self._complete = False
         self._parser = httptools.HttpResponseParser(self)

@@ -94,7 +94,9 @@ class _Generator:
         loop = asyncio.get_running_loop()
         self.open = self.plan.connections
         for _ in range(self.plan.connections):
-            await loop.create_connection(lambda: _Connection(self), self.address.host, self.address.port)
+            await loop.create_connection(
+                lambda: _Connection(self), self.address.host, self.address.port, ssl=self.address.context
+            )
         try:
             async with asyncio.timeout(self.plan.warm_seconds + self.plan.seconds + GRACE_SECONDS):
                 await self.finished.wait()

@@ -12,17 +12,16 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import httptools
 import numpy as np
 import uvloop
 
 from loadtest.http_client import Address
 from loadtest.workload import Workload, body
+from serve_app.bench.connection import Pool
 
 GRACE_SECONDS = 60.0
-RETRY_HEADERS = (b"retry-after", b"retry-after-ms", b"x-should-retry")
+RETRY_HEADERS = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 NO_ANSWER = 0
 """The status of a request whose connection was lost or which was still open `GRACE_SECONDS` after the end."""
 
@@ -108,7 +107,7 @@ def drive_open(plan: OpenPlan) -> OpenRun:
         for i, due in enumerate(stream.moments(random)):
             number = stream.first + i
             if stream.workload is None:
-                request = f"GET {address.path}{stream.path} HTTP/1.1\r\nhost: {address.host}\r\n\r\n".encode()
+                request = address.frame_get(stream.path)
             else:
                 request = address.frame(body(plan.model, [stream.workload.text(number)]))
             requests.append((Outcome(stream.name, number, due), request, stream.retrying))
@@ -130,8 +129,7 @@ class _Run:
     def __init__(self, plan: OpenPlan, address: Address) -> None:
         self.plan = plan
         self.address = address
-        self.idle: list[_Connection] = []
-        self.free = asyncio.Semaphore(plan.connections)
+        self.pool = Pool(address, plan.connections, RETRY_HEADERS)
         self.began = 0.0
 
     def now(self) -> float:
@@ -149,8 +147,7 @@ class _Run:
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in self.idle:
-            connection.transport.close()
+        self.pool.close()
 
     async def one(self, outcome: Outcome, request: bytes, retrying: bool) -> None:
         while True:
@@ -168,65 +165,19 @@ class _Run:
     async def attempt(self, outcome: Outcome, request: bytes) -> None:
         outcome.tries += 1
         outcome.status, outcome.headers, outcome.body = NO_ANSWER, {}, b""
-        async with self.free:
-            try:
-                connection = await self.connection()
-                if outcome.tries == 1:
-                    outcome.lag = max(0.0, self.now() - outcome.due)  # the loop's timers count whole milliseconds
-                outcome.status, outcome.headers, outcome.body = await connection.exchange(request)
-            except OSError:
-                return
-            if not connection.transport.is_closing():
-                self.idle.append(connection)
-
-    async def connection(self) -> _Connection:
-        while self.idle:
-            connection = self.idle.pop()
-            if not connection.transport.is_closing():
-                return connection
-        loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_connection(_Connection, self.address.host, self.address.port)
-        return protocol
-
-
-class _Connection(asyncio.Protocol):
-    """One keep-alive connection, one request at a time."""
-
-    transport: asyncio.Transport
-
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[tuple[int, dict[str, str], bytes]] | None = None
-        self.chunks: list[bytes] = []
-        self.headers: dict[str, str] = {}
-
-    def exchange(self, request: bytes) -> asyncio.Future[tuple[int, dict[str, str], bytes]]:
-        """Status, retry headers and body. Raises `ConnectionError` if the connection is lost first."""
-        self.parser = httptools.HttpResponseParser(self)
-        self.chunks, self.headers = [], {}
-        self.answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return self.answer
-
-    def connection_made(self, transport: Any) -> None:  # uvloop's is no `asyncio.Transport`
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in RETRY_HEADERS:
-            self.headers[name.lower().decode()] = value.decode()
-
-    def on_body(self, body: bytes) -> None:
-        self.chunks.append(body)
-
-    def on_message_complete(self) -> None:
-        status = self.parser.get_status_code()
-        if not self.parser.should_keep_alive():
-            self.transport.close()
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_result((status, self.headers, b"".join(self.chunks) if status == 200 else b""))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_exception(ConnectionError("connection lost under a request"))
+        try:
+            connection = await self.pool.take()
+        except OSError:
+            return
+        if outcome.tries == 1:
+            outcome.lag = max(0.0, self.now() - outcome.due)  # the loop's timers count whole milliseconds
+        answered = False
+        try:
+            answer = await connection.exchange(request)
+            answered = True
+        except OSError:
+            return
+        finally:
+            self.pool.give_back(connection, answered)
+        outcome.status, outcome.headers = answer.status, answer.headers
+        outcome.body = answer.body if answer.status == 200 else b""

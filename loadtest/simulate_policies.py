@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from loadtest.simulate_gateway import View
-from loadtest.simulate_views import fading_view, tokens_view
+from loadtest.simulate_views import heard_view, tokens_view
 from serve_app.types import ReplicaStatus
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def true_tokens_view(slots: int) -> Callable[[Cluster, Gateway], View]:
 
 ROUTING = {
     "least tokens (ours)": tokens_view,
-    "least tokens, fading": fading_view,
+    "least tokens, as last heard": heard_view,
     "least tokens, true": true_tokens_view,
     "power of two requests": power_of_two_view,
     "round robin": round_robin_view,

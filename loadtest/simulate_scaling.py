@@ -11,7 +11,7 @@ from loadtest.simulate_costs import DEVICES, GATEWAY, WIRE, Device, GatewayCosts
 from loadtest.simulate_gateway import Gateway, View
 from loadtest.simulate_policies import ROUTING
 from loadtest.simulate_report import result
-from loadtest.simulate_views import fading_view, tokens_view
+from loadtest.simulate_views import heard_view, tokens_view
 from loadtest.simulate_work import Traffic
 
 LADDER = (2, 10, 30, 100, 300, 1000)
@@ -39,7 +39,7 @@ def proxies_for(requests: float) -> int:
 def ladder(
     seed: int, sizes: Sequence[int] = LADDER, longest: float = 60.0, device: Device = DEVICES["l4"]
 ) -> dict[str, Any]:
-    """The same load per replica on ever more of them, each gateway seeing all replicas, as ours or with a guess that fades, or a
+    """The same load per replica on ever more of them, each gateway seeing all replicas, as ours does or without fading, or a
     subset.
 
     The largest with subsets runs for `longest` seconds, the others for a twelfth of that.
@@ -50,7 +50,7 @@ def ladder(
         gateways = gateways_for(requests, REQUEST_INPUTS)
         ways: dict[str, tuple[Callable[[Cluster, Gateway], View], int]] = {
             "all": (tokens_view(SLOTS), 0),
-            "all, fading": (fading_view(SLOTS), 0),
+            "all, as last heard": (heard_view(SLOTS), 0),
             f"subset of {SUBSET}": (tokens_view(SLOTS), SUBSET),
         }
         for name, (view, subset) in ways.items():

@@ -1,4 +1,4 @@
-"""Our way to choose a replica as the simulator's gateways use it, and what it could become: a sample, a subset, another guess."""
+"""Our way to choose a replica as the simulator's gateways use it, and others that it could be: a sample, a subset, without fading."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from loadtest.simulate_gateway import View
 from serve_app.cluster.replicas import ReplicaSet
-from serve_app.types import ReplicaStatus
 
 if TYPE_CHECKING:
     from loadtest.simulate_cluster import Cluster
     from loadtest.simulate_gateway import Gateway
 
-FADE_SECONDS = 0.1
-FADE_WEIGHT = 0.05  # of each reply in the average
+NEVER = 1e9
 
 
 class SampledView(ReplicaSet):
@@ -44,54 +42,16 @@ class SampledView(ReplicaSet):
         return super().try_acquire(lane, tokens)
 
 
-class FadingView(ReplicaSet):
-    """Ours, with another guess at replicas unheard for a while: that they have as much to do for other gateways as replicas lately
-    said they have, on average, instead of nothing. What a replica said counts by half after `fade` seconds."""
-
-    def __init__(self, random: Random, fade: float = FADE_SECONDS, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]
-        self._random = random
-        self._fade = fade
-        self._others = 0.0
-
-    def set_replicas(self, ids: Sequence[str]) -> None:  # type: ignore[override]
-        super().set_replicas(ids)
-        # So that gateways don't go through equals in one order.
-        shuffled = [*self._rotation.items()]
-        self._random.shuffle(shuffled)
-        self._rotation = dict(shuffled)
-
-    def release(self, replica: str, lane: int, tokens: int, status: ReplicaStatus | None) -> None:
-        super().release(replica, lane, tokens, status)
-        if replica in self._replicas:
-            self._others += FADE_WEIGHT * (self._replicas[replica].others - self._others)
-
-    def try_acquire(self, lane: int, tokens: int) -> str | None:  # type: ignore[override]
-        now, best, least = self._clock(), None, 0.0
-        for name, replica in self._rotation.items():
-            if replica.used[lane] < self.slots_per_class:
-                heard = self._fade / (self._fade + now - replica.replied_at)
-                expected = heard * (replica.outstanding(now) - replica.tokens) + (1 - heard) * self._others
-                outstanding = replica.tokens + expected
-                if best is None or outstanding < least:
-                    best, least = name, outstanding
-        if best is None:
-            return None
-        replica = self._rotation[best] = self._rotation.pop(best)
-        replica.used[lane] += 1
-        replica.in_flight += 1
-        replica.tokens += tokens
-        return best
-
-
-def fading_view(slots: int, fade: float = FADE_SECONDS) -> Callable[[Cluster, Gateway], View]:
-    """Ours, where replicas unheard for long are thought to be like the others."""
-    return lambda cluster, gateway: FadingView(cluster.choices, fade, slots_per_class=slots, clock=gateway.clock)
-
-
 def tokens_view(slots: int) -> Callable[[Cluster, Gateway], View]:
     """The service's own: fewest outstanding tokens, as this gateway believes."""
-    return lambda cluster, gateway: ReplicaSet(slots_per_class=slots, clock=gateway.clock)
+    return lambda cluster, gateway: ReplicaSet(
+        slots_per_class=slots, clock=gateway.clock, shuffle=cluster.choices.shuffle
+    )
+
+
+def heard_view(slots: int) -> Callable[[Cluster, Gateway], View]:
+    """The same if what a replica last said counted until it says something else, and all gateways had them in one order."""
+    return lambda cluster, gateway: ReplicaSet(slots_per_class=slots, clock=gateway.clock, fade_seconds=NEVER)
 
 
 def sampled_view(slots: int, sample: int) -> Callable[[Cluster, Gateway], View]:

@@ -77,7 +77,7 @@ class Replica:
             await asyncio.Event().wait()
         self.computed.append(marks(envelope))
         reply = reply_to(self.name, envelope)
-        reply.status = ReplicaStatus(self.name, self.outstanding, self.rate)
+        reply.status = ReplicaStatus(self.name, self.outstanding - int(envelope.lengths.sum()), self.rate)
         return reply
 
     async def _alive(self, work: Coroutine[Any, Any, T]) -> T:

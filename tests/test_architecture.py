@@ -24,7 +24,7 @@ LAYERS = {
 THIRD_PARTY = {
     "engine": {"torch", "transformers", "safetensors", "tokenizers", "huggingface_hub", "numpy"},
     "api": {"starlette", "msgspec", "orjson", "numpy"},
-    "telemetry": {"prometheus_client"},
+    "telemetry": {"prometheus_client", "pydantic", "msgspec"},
 }
 
 

@@ -139,7 +139,7 @@ def test_processes_are_told_apart(name: str, command: str, group: str) -> None:
 def test_other_targets_and_addresses() -> None:
     target = other_target("vllm=http://127.0.0.1:8123/v1,org/model")
     assert (target.name, target.url, target.model) == ("vllm", "http://127.0.0.1:8123/v1", "org/model")
-    assert Address.of(target.url) == ("127.0.0.1", 8123, "")
+    assert Address.of(target.url) == ("127.0.0.1", 8123, "", False)
     for wrong in ("vllm", "vllm=http://x", "=http://x,m", "vllm=x:80,m"):
         with pytest.raises(argparse.ArgumentTypeError):
             other_target(wrong)

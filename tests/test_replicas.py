@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.types import ReplicaStatus
 
@@ -168,3 +170,41 @@ def test_a_leaving_replica_never_heard_of_is_nobody():
     view, _ = view_of()
     view.set_replicas([], leaving=["a"])
     assert view.available == []
+
+
+def test_what_was_heard_fades_into_what_others_say():
+    view, world = view_of("idle", "busy", slots_per_class=100)
+    for _ in range(200):  # other gateways keep both replicas at a thousand tokens
+        for _ in range(2):
+            name = view.try_acquire(0, 1)
+            assert name is not None
+            view.release(name, 0, 1, reply(outstanding=1000))
+    chosen = {view.try_acquire(0, 1), view.try_acquire(0, 1)}
+    assert chosen == {"idle", "busy"}
+    view.release("idle", 0, 1, reply(outstanding=0))
+    assert view.try_acquire(0, 300) == "idle", "just heard that it has nothing to do"
+    view.release("idle", 0, 300, None)
+    view.release("busy", 0, 1, reply(outstanding=1000))
+    world.advance(60)
+    view.hear("busy", reply(outstanding=400))
+    assert view.try_acquire(0, 1) == "busy", (
+        "the other's news is a minute old: by now it has as much as any, about a thousand"
+    )
+
+
+def test_news_of_one_replica_by_one_gateway_decides_alone():
+    view, world = view_of("a", "b")
+    assert view.try_acquire(0, 50) == "a"
+    world.advance(60)
+    assert view.try_acquire(0, 60) == "b"
+    assert view.try_acquire(0, 1) == "a", "nobody else sends anything, so what this gateway sent is all there is"
+
+
+def test_new_replicas_are_ordered_by_chance_so_that_gateways_differ():
+    orders = []
+    for seed in range(8):
+        view = ReplicaSet(shuffle=Random(seed).shuffle)
+        view.set_replicas(["a", "b", "c", "d"])
+        orders.append([view.try_acquire(0, 0) for _ in range(4)])
+    assert all(sorted(map(str, order)) == ["a", "b", "c", "d"] for order in orders)
+    assert len({tuple(order) for order in orders}) > 1

@@ -81,6 +81,8 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # Ray starts its workers at 15: whatever else runs on the node would come before the service.
+        "RAY_worker_niceness": "0",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from typing import Any
 
 from ray import serve
@@ -42,7 +43,7 @@ class Gateway:
         config = model.checkpoint.config
         limits = settings.limits.as_limits()
         tokenizer = JobTokenizer(model.tokenizer, limits, config.vocab_size, settings.token_ids, settings.tiktoken_file)
-        replicas = ReplicaSet(slots_per_class=settings.dispatch.slots_per_replica)
+        replicas = ReplicaSet(slots_per_class=settings.dispatch.slots_per_replica, shuffle=random.shuffle)
         transport = HandleTransport(embedder)
         gateway = serve.get_replica_context().replica_id.unique_id
         dispatcher = Dispatcher(
