@@ -32,6 +32,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_in_it(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "serve_app/py.typed" in names
+    prices = zipfile.ZipFile(wheel).read("serve_app/telemetry/prices.yaml")
+    assert prices == (ROOT / "deploy" / "prices.yaml").read_bytes()
     packaged = {name for name in names if name.endswith(".py")}
     assert packaged == {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app").rglob("*.py")}
 
