@@ -183,8 +183,6 @@ class Dispatcher:
 
     def _send(self, chunk: Chunk) -> None:
         self._flights.board(chunk)
-        self.counters.chunks_sent += 1
-        self.counters.inputs_sent += len(chunk.tickets)
         chunk.task = self._tasks.spawn(self._carry(chunk))
         # Cancelled before its first step, the task itself does nothing at all.
         chunk.task.add_done_callback(lambda _: self._land(chunk, None))
@@ -193,6 +191,8 @@ class Dispatcher:
         outcome: ChunkReply | Exception | None = None
         try:
             envelope = chunk.envelope(self._gateway, self._model, self.queued_tokens)
+            self.counters.chunks_sent += 1
+            self.counters.inputs_sent += len(chunk.tickets)
             outcome = await self._transport.send(chunk.replica, envelope)
             chunk.check(outcome, self._hidden_size)
         except Exception as error:
