@@ -144,6 +144,52 @@ def check(file: Annotated[typer.FileBinaryRead, typer.Argument(help="Serve confi
 
 
 @app.command()
+def cost(
+    url: Annotated[str, typer.Option(help="A running service.")] = "http://127.0.0.1:8000",
+    tokens_per_second: Annotated[
+        float | None, typer.Option(help="Instead of a running service: what one GPU does at full load.", min=1)
+    ] = None,
+    tokens_per_request: Annotated[float, typer.Option(help="With --tokens-per-second.", min=1)] = 100,
+    gpus: Annotated[int, typer.Option(help="With --tokens-per-second.", min=1)] = 1,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(help="With --tokens-per-second: share of the time that is full load.", min=0.001, max=1),
+    ] = None,
+    qps: Annotated[
+        float | None, typer.Option(help="With --tokens-per-second, instead of --utilisation.", min=0.001)
+    ] = None,
+    prices: Annotated[str | None, typer.Option(help="Price book; unset: the service's, or the package's.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="GPU of the price book.")] = None,
+    gpu_usd_per_hour: Annotated[float | None, typer.Option(help="Instead of the book's price.", min=0.0001)] = None,
+    token_factor: Annotated[
+        float | None, typer.Option(help="Tokens that hosted APIs count for one here.", min=0.01)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Say what a million tokens cost here and at hosted APIs, and where the two meet."""
+    from msgspec.json import encode
+
+    from serve_app.cost_command import imagined_report, running_report
+    from serve_app.telemetry.prices import read_price_book
+    from serve_app.telemetry.usage_table import usage_table
+
+    if tokens_per_second is None and (utilisation is not None or qps is not None):
+        raise typer.BadParameter("needs --tokens-per-second", param_hint="--utilisation" if utilisation else "--qps")
+    if utilisation is not None and qps is not None:
+        raise typer.BadParameter("give one of --utilisation and --qps", param_hint="--qps")
+    own = any(value is not None for value in (prices, gpu, gpu_usd_per_hour, token_factor))
+    try:
+        chosen = read_price_book(prices).pricing(gpu, gpu_usd_per_hour, token_factor=token_factor)
+        if tokens_per_second is None:
+            report = running_report(url, chosen if own else None)
+        else:
+            report = imagined_report(chosen, tokens_per_second, tokens_per_request, gpus, utilisation, qps)
+    except ValueError as error:
+        _fail(str(error))
+    print(encode(report).decode() if as_json else usage_table(report))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)

@@ -97,6 +97,40 @@ class AutoscalingSettings(_Section):
     downscale_to_zero_delay_seconds: float = Field(600.0, ge=0, description="how long none must have been needed")
 
 
+class MetricsSettings(_Section):
+    """Where metrics are kept and shown besides `GET /metrics`."""
+
+    directory: str | None = Field(
+        None, description="local folder of each node to count in; unset: in Ray's folder for the session"
+    )
+    node_port: int | None = Field(
+        None, ge=1, le=65535, description="port on which each node shows its own part, for a PodMonitor; unset: none"
+    )
+    peak_flops: float | None = Field(
+        None, gt=0, description="FLOP/s of one Embedder's device at its dtype; unset: known for common GPUs only"
+    )
+
+
+class CostSettings(_Section):
+    """What a device and a token cost, for `/v1/usage` and the cost metrics."""
+
+    price_book: str | None = Field(
+        None,
+        description="price book to use instead of the package's own, on every gateway's node; see deploy/prices.yaml",
+    )
+    gpu: str | None = Field(None, description="device of the price book that Embedders run on; unset: its default_gpu")
+    gpu_usd_per_hour: float | None = Field(None, gt=0, allow_inf_nan=False, description="instead of the book's price")
+    cpu_usd_per_hour: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="of one vCPU, where Embedders run without a GPU; unset: the book's"
+    )
+    token_factor: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="tokens that hosted APIs count for one token here, for all of them; unset: the book's factors",
+    )
+
+
 def _nest(data: Mapping[str, Any]) -> dict[str, Any]:
     """`{"limits.max_inputs": 1}` as `{"limits": {"max_inputs": 1}}`. Raises ValueError for a section given in both ways."""
     nested: dict[str, Any] = {}
@@ -173,6 +207,8 @@ class Settings(_Section):
     dispatch: DispatchSettings = DispatchSettings()
     admission: AdmissionSettings = AdmissionSettings()
     autoscaling: AutoscalingSettings = AutoscalingSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    cost: CostSettings = CostSettings()
 
     access_log: bool = Field(False, description="Serve's own line per request; costs throughput")
 

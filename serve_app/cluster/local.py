@@ -24,6 +24,7 @@ from serve_app.cluster.haproxy import stop_strays
 from serve_app.cluster.instance import Instance, get_json
 from serve_app.cluster.placement import gpus_per_replica
 from serve_app.cluster.served import open_model
+from serve_app.cluster.usage import pricing
 from serve_app.config import Settings
 from serve_app.telemetry.logs import configure_logging
 
@@ -54,6 +55,7 @@ def serve_here(
     stopping = _stop_on_signals()
     try:
         open_model(settings)  # what can't be served is found out before anything starts
+        pricing(settings.cost)
         instance.save()
         log.info("Starting Ray")
         ray.init(
