@@ -14,10 +14,13 @@ from serve_app.api.body import ClientDisconnectedError
 from serve_app.api.errors import error_reply, unexpected
 from serve_app.api.http import Receive, Reply, Request, Scope, Send, send_reply
 from serve_app.api.routes import api_routes
-from serve_app.api.routing import Route, Router
+from serve_app.api.routing import OPS, Route, Router
 from serve_app.api.service import Service
 from serve_app.errors import MethodNotAllowedError, RequestError
 from serve_app.types import Stage
+
+CLIENT_GONE = 499
+"""What a request is recorded with whose client left before its answer (nginx's number for it); nobody is sent it."""
 
 
 @dataclass(slots=True)
@@ -25,7 +28,8 @@ class Outcome:
     """What became of one request, for metrics and logs.
 
     `method` and `path` are the route's, "" where there is none: they are fit for metric labels. `status` is 499
-    where the client left before its answer.
+    where the client left before its answer. `dialect` is the route's; `model` the served id, "" where the request ended before
+    it was known; `inputs` and `prompt_tokens` are those of an answer with vectors.
     """
 
     method: str
@@ -33,6 +37,10 @@ class Outcome:
     status: int
     seconds: float
     request_id: str
+    dialect: str = OPS
+    model: str = ""
+    inputs: int = 0
+    prompt_tokens: int = 0
     code: str | None = None
     stage_seconds: dict[Stage, float] = field(default_factory=dict)
 
@@ -55,7 +63,7 @@ class App:
     async def exchange(self, request: Request, send: Send) -> None:
         """Answer one request, whatever happens; only cancellation gets out."""
         route: Route | None = None
-        reply = Reply(499, b"")
+        reply = Reply(CLIENT_GONE, b"")
         try:
             try:
                 if request.method == "OPTIONS":
@@ -64,7 +72,7 @@ class App:
                     route = self.router.find(request.method, request.path)
                     reply = await route.handler(request)
             except ClientDisconnectedError:
-                return
+                pass
             except MethodNotAllowedError as error:
                 reply = error_reply(error)
                 reply.headers.append(self._allow(request))
@@ -72,10 +80,12 @@ class App:
                 reply = error_reply(error)
             except Exception as error:
                 reply = error_reply(unexpected(error, request.id))
-            await send_reply(send, request, reply)
         finally:
+            # Before it is sent: whatever ends this process then, a client has no answer that isn't counted.
             if self.observe is not None:
                 self.observe(_outcome(request, route, reply))
+        if reply.status != CLIENT_GONE:
+            await send_reply(send, request, reply)
 
     def _options(self, request: Request) -> Reply:
         allow = self._allow(request)
@@ -94,16 +104,27 @@ def build_app(
 ) -> App:
     """The HTTP surface of `service` as an ASGI app.
 
-    `extra_routes` (say, `/metrics`) are served and documented beside the API's own. `observe` is called after
-    every response, on the event loop: it must be quick and must not raise.
+    `extra_routes` (say, `/metrics`) are served and documented beside the API's own. `observe` is called for
+    every request, right before its answer is sent, on the event loop: it must be quick and must not raise.
     """
     return App(api_routes(service, extra_routes), observe)
 
 
 def _outcome(request: Request, route: Route | None, reply: Reply) -> Outcome:
-    method, path = (route.method, route.path) if route is not None else ("", "")
-    seconds = time.monotonic() - request.started
-    return Outcome(method, path, reply.status, seconds, request.id, reply.code, reply.stage_seconds)
+    method, path, dialect = (route.method, route.path, route.dialect) if route is not None else ("", "", OPS)
+    return Outcome(
+        method,
+        path,
+        reply.status,
+        time.monotonic() - request.started,
+        request.id,
+        dialect,
+        request.model,
+        reply.inputs,
+        reply.prompt_tokens,
+        reply.code,
+        reply.stage_seconds,
+    )
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

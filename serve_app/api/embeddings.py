@@ -37,6 +37,7 @@ class Embeddings:
         else:
             job = await asyncio.to_thread(openai.parse, body, self.models, self.limits)
         del body
+        request.model = job.model
         job.timeout_seconds, job.arrived_at = timeout, request.started
 
         result = await until_disconnect(self.service.embed(job, request.id), request.receive)
@@ -49,4 +50,4 @@ class Embeddings:
         else:
             rendered = await asyncio.to_thread(openai_reply.render, result, job.model, job.vector_format)
         stages = {**result.stage_seconds, Stage.RENDER: time.perf_counter() - started}
-        return Reply(200, rendered, stage_seconds=stages)
+        return Reply(200, rendered, stage_seconds=stages, inputs=len(job), prompt_tokens=result.prompt_tokens)

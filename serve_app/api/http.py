@@ -42,15 +42,18 @@ class Request:
     """A request as far as it is known before its body is read.
 
     `path` is percent-decoded and free of the root path; `id` is the caller's `x-request-id` if it is fit for logs;
-    `started` is when it arrived, in `time.monotonic` seconds; `timeout` is the raw header, if there is one.
+    `started` is when it arrived, in `time.monotonic` seconds; `timeout` and `accept` are the raw headers, if there are any. `model` is
+    the served id, as soon as the handler knows it.
     """
 
     __slots__ = (
+        "accept",
         "content_encoding",
         "content_length",
         "content_type",
         "id",
         "method",
+        "model",
         "path",
         "receive",
         "started",
@@ -63,7 +66,9 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.content_type = self.content_length = self.content_encoding = b""
+        self.accept = b""
         self.timeout: bytes | None = None
+        self.model = ""
         wanted = b""
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -76,12 +81,15 @@ class Request:
                 wanted = value
             elif name in (TIMEOUT, HIDDEN_TIMEOUT):
                 self.timeout = value
+            elif name == b"accept":
+                self.accept = value
         self.id = request_id(wanted).decode()
 
 
 @dataclass(slots=True)
 class Reply:
-    """A whole response. `stage_seconds` becomes one `x-{stage}-ms` header per stage."""
+    """A whole response. `stage_seconds` becomes one `x-{stage}-ms` header per stage; `inputs` and `prompt_tokens`, of an answer with
+    vectors, are for metrics only."""
 
     status: int
     body: bytes
@@ -89,6 +97,8 @@ class Reply:
     headers: Headers = field(default_factory=list)
     stage_seconds: dict[Stage, float] = field(default_factory=dict)
     code: str | None = None
+    inputs: int = 0
+    prompt_tokens: int = 0
 
 
 def json_reply(value: object, status: int = 200) -> Reply:

@@ -16,6 +16,9 @@ from serve_app.api.ops import Failing, Ops, Status, Version
 from serve_app.api.routing import Route
 from serve_app.api.service import Service
 
+DIALECTS = ("openai",)
+"""Whose contracts requests for vectors can be made in."""
+
 
 def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
     """The routes for `service`, with `extra` ones documented beside them."""
@@ -29,6 +32,7 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
             {200: EmbeddingsReply, **dict.fromkeys((400, 404, 408, 413, 415, 422, 429, 500, 503), ErrorReply)},
             EmbeddingsRequest,
             {TIMEOUT.decode(): (TIMEOUT_MEANS, {"type": "number", "exclusiveMinimum": 0})},
+            DIALECTS[0],
         ),
         Route("GET", "/v1/models", models.list_models, "List the served models", {200: ModelList}),
         Route("GET", "/v1/models/{model}", models.get_model, "Describe a model", {200: Model}),

@@ -11,6 +11,9 @@ from serve_app.errors import MethodNotAllowedError, RouteNotFoundError
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Reply]]
 
+OPS = "ops"
+"""The dialect of what operators ask, and of what no route is for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -19,7 +22,7 @@ class Route:
     `path` is literal; one that ends in `{name}` takes all that follows, slashes included. `request` is the
     struct of the JSON body; `responses` maps a status to the struct of its JSON body, or to a media type for
     anything else. `headers` are those of the request that mean something here, each with its description and
-    JSON schema.
+    JSON schema. `dialect` is whose contract it keeps, for metrics.
     """
 
     method: str
@@ -29,6 +32,7 @@ class Route:
     responses: dict[int, Any] = field(default_factory=dict)
     request: Any = None
     headers: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    dialect: str = OPS
 
     @property
     def prefix(self) -> str | None:

@@ -36,14 +36,22 @@ class Admission:
     """Refuses requests while a bound is reached.
 
     A request is admitted whole, whatever its own size: what counts is the work ahead of it. `chunk_tokens` is the size of a full
-    chunk. `jitter` gives numbers from 0 to 1. `bounds` and `chunk_tokens` can be set at any time; `refused` only grows.
+    chunk. `jitter` gives numbers from 0 to 1. `on_refused` is told the bound that a request is refused by, as `Bounds` names it
+    (`max_wait` for the time). `bounds` and `chunk_tokens` can be set at any time; `refused` only grows.
     """
 
-    def __init__(self, bounds: Bounds, chunk_tokens: int, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        chunk_tokens: int,
+        jitter: Callable[[], float] = random.random,
+        on_refused: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.bounds = bounds
         self.refused = 0
         self.chunk_tokens = chunk_tokens
         self._jitter = jitter
+        self._on_refused = on_refused
 
     def check(self, backlog: Backlog, tokenizing: int = 0) -> None:
         """Raises `OverloadedError` if a request that arrives now can't be taken on.
@@ -53,17 +61,21 @@ class Admission:
         """
         bounds, rate = self.bounds, backlog.tokens_per_second
         queued, cluster = backlog.queued_tokens + tokenizing, backlog.cluster_tokens + tokenizing
-        wait = -1.0
+        wait, bound = -1.0, ""
         if queued >= bounds.max_gateway_tokens:
             # The cluster works off every gateway's queue at once, this one's in proportion.
+            bound = "max_gateway_tokens"
             wait = seconds(queued - bounds.max_gateway_tokens / 2, rate * queued / max(queued, cluster))
         if cluster >= bounds.max_cluster_tokens:
+            bound = bound or "max_cluster_tokens"
             wait = max(wait, seconds(cluster - bounds.max_cluster_tokens / 2, rate))
         floor = FLOOR_CHUNKS * self.chunk_tokens * max(1, backlog.replicas)
         if cluster >= floor and rate > 0 and cluster / rate >= bounds.max_wait_seconds:
+            bound = bound or "max_wait"
             wait = max(wait, cluster / rate - bounds.max_wait_seconds / 2)
-        if wait >= 0:
+        if bound:
             self.refused += 1
+            self._on_refused(bound)
             wait *= 1 + SPREAD * self._jitter()
             raise OverloadedError(f"The service is overloaded. Try again in {wait:.1f} s.", wait)
 

@@ -105,6 +105,11 @@ class Dispatcher:
         self._budget.floor = rules.chunk_tokens * self._view.slots_per_class
 
     @property
+    def queued_inputs(self) -> int:
+        """Inputs that wait for a slot."""
+        return len(self._queue) + self._again.inputs
+
+    @property
     def queued_tokens(self) -> int:
         """Tokens that wait for a slot."""
         return self._queue.tokens + self._again.tokens

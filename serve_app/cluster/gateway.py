@@ -9,10 +9,12 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.api.app import build_app
+from serve_app.api.app import App, build_app
+from serve_app.api.routes import DIALECTS
 from serve_app.cluster.admission import Admission, Bounds
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.feed import feed_of
+from serve_app.cluster.gateway_telemetry import GatewayTelemetry
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
@@ -25,7 +27,10 @@ from serve_app.cluster.transport import HandleTransport
 from serve_app.cluster.vitals import vitals
 from serve_app.config import GATEWAY_LIVE, Settings, default_tokens
 from serve_app.engine.queue import QueuePolicy
+from serve_app.telemetry.gateway_metrics import GatewayMetrics
 from serve_app.telemetry.logs import configure_logging
+from serve_app.telemetry.nodes import Nodes
+from serve_app.telemetry.process import count_in
 from serve_app.types import Ping
 
 # A request leaves hardly any cycles behind; collecting after every 700 allocations costs an eighth of the gateway's time.
@@ -45,7 +50,8 @@ class Gateway:
         tokenizer = JobTokenizer(model.tokenizer, limits, config.vocab_size, settings.token_ids, settings.tiktoken_file)
         replicas = ReplicaSet(slots_per_class=settings.dispatch.slots_per_replica, shuffle=random.shuffle)
         transport = HandleTransport(embedder)
-        gateway = serve.get_replica_context().replica_id.unique_id
+        context = serve.get_replica_context()
+        gateway = context.replica_id.unique_id
         dispatcher = Dispatcher(
             replicas,
             transport,
@@ -61,17 +67,24 @@ class Gateway:
             lambda: Ping(gateway, model.fingerprint, dispatcher.queued_tokens),
             may_sleep=settings.autoscaling.max_replicas is not None and settings.autoscaling.min_replicas == 0,
         )
+        nodes = Nodes(context.app_name, settings.metrics.directory, settings.metrics.node_port)
+        count_in(nodes.own)
+        metrics = GatewayMetrics([model.served.id], DIALECTS)
         feed_of("Embedder").subscribe(replicas.set_replicas)
         self._num_gpus = num_gpus
         self._model = model
         self._tokenizer = tokenizer
         self._replicas = replicas
         self._dispatcher = dispatcher
-        self._admission = Admission(bounds(settings), dispatch_rules(settings, num_gpus).chunk_tokens)
+        self._admission = Admission(
+            bounds(settings), dispatch_rules(settings, num_gpus).chunk_tokens, on_refused=metrics.rejected
+        )
         self._service = EmbeddingService(
             model.served, limits, tokenizer, dispatcher, health, self._admission, timeouts(settings)
         )
-        self._app = build_app(self._service)
+        self._telemetry = GatewayTelemetry(metrics, nodes, dispatcher, context.app_name)
+        self._telemetry.start(self._service)
+        self._app = self._built()
         self._live = LiveSettings(settings, GATEWAY_LIVE, self._apply)
 
     async def drain(self) -> None:
@@ -105,7 +118,10 @@ class Gateway:
         self._admission.bounds, self._admission.chunk_tokens = bounds(settings), rules.chunk_tokens
         self._service.timeouts = timeouts(settings)
         # The app reads limits and models when it is built; requests that it has stay with the one they came to.
-        self._app = build_app(self._service)
+        self._app = self._built()
+
+    def _built(self) -> App:
+        return build_app(self._service, [self._telemetry.route], self._telemetry.observe)
 
 
 def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:

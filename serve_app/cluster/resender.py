@@ -38,6 +38,11 @@ class Resender:
         return len(self._queue)
 
     @property
+    def inputs(self) -> int:
+        """Inputs that wait to be sent again."""
+        return sum(len(group.tickets) for group in self._queue)
+
+    @property
     def tokens(self) -> int:
         """Tokens that wait to be sent again."""
         return self._queue.tokens

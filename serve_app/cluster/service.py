@@ -76,6 +76,11 @@ class EmbeddingService:
             if not self._active:
                 self._idle.set()
 
+    @property
+    def active(self) -> int:
+        """Requests accepted and not answered yet."""
+        return self._active
+
     async def drain(self) -> None:
         """Refuse new requests from now on; return once the accepted ones have their vectors."""
         self._draining = True

@@ -1,0 +1,128 @@
+"""A gateway's metrics: what it counts at each request, looks up every second, and answers `GET /metrics` with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import Metric
+from ray import serve
+
+from serve_app.api.app import Outcome
+from serve_app.api.http import Reply, Request
+from serve_app.api.routing import OPS, Route
+from serve_app.cluster.dispatcher import Dispatcher
+from serve_app.cluster.service import EmbeddingService
+from serve_app.cluster.tasks import TaskGroup
+from serve_app.errors import UnavailableError
+from serve_app.telemetry.exposition import Derived, render
+from serve_app.telemetry.gateway_metrics import GatewayMetrics
+from serve_app.telemetry.nodes import Nodes
+from serve_app.telemetry.snapshot import Series
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+
+# The controller may be restarting; the rest of the metrics doesn't wait for it.
+STATUS_SECONDS = 1.0
+
+
+class GatewayTelemetry:
+    """`derived` are families computed from the others whenever they are shown."""
+
+    def __init__(
+        self,
+        metrics: GatewayMetrics,
+        nodes: Nodes,
+        dispatcher: Dispatcher,
+        application: str,
+        derived: Sequence[Derived] = (),
+    ) -> None:
+        self._metrics = metrics
+        self._nodes = nodes
+        self._dispatcher = dispatcher
+        self._application = application
+        self._derived = derived
+        self._tasks = TaskGroup()
+        self._status: asyncio.Task[list[Metric]] | None = None
+        self.route = Route("GET", "/metrics", self.show, "Prometheus metrics of the whole cluster", {200: "text/plain"})
+
+    def observe(self, outcome: Outcome) -> None:
+        """Count a request that is about to be answered."""
+        if outcome.prompt_tokens:
+            self._metrics.answered(
+                outcome.dialect,
+                outcome.model,
+                outcome.inputs,
+                outcome.prompt_tokens,
+                outcome.seconds,
+                outcome.stage_seconds,
+            )
+        elif outcome.status == UnavailableError.status and outcome.dialect != OPS:
+            self._metrics.rejected("unavailable")
+        self._metrics.ended(outcome.dialect, outcome.model, outcome.status)
+
+    async def totals(self) -> dict[Series, float]:
+        """What the whole cluster has counted, by full sample name and labels: `("embedserve_prompt_tokens_total", (("dialect",
+        "openai"), ("model", …)))`. Histograms only by `_sum` and `_count`."""
+        return (await self._nodes.total()).totals()
+
+    async def show(self, request: Request) -> Reply:
+        """`GET /metrics`."""
+        total, replicas = await asyncio.gather(self._nodes.total(), self._replicas())
+
+        def states(_: Mapping[Series, float]) -> Iterable[Metric]:
+            return replicas
+
+        accept = request.accept.decode("latin-1")
+        body, content_type = await asyncio.to_thread(render, total, accept, [states, *self._derived])
+        return Reply(200, body, content_type.encode())
+
+    def start(self, service: EmbeddingService) -> None:
+        """Look every second from now on, on the running loop."""
+        self._tasks.spawn(self._nodes.keep())
+        self._tasks.spawn(self._tick(service))
+
+    async def _tick(self, service: EmbeddingService) -> None:
+        # What is the case rather than happens; and what happens seldom, a second late.
+        before = time.monotonic()
+        counters = self._dispatcher.counters
+        retries = duplicates = cancelled = 0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            metrics, dispatcher = self._metrics, self._dispatcher
+            now = time.monotonic()
+            metrics.lifetime.passed(now - before)
+            before = now
+            metrics.queue.set(dispatcher.queued_inputs, dispatcher.queued_tokens, dispatcher.oldest_age())
+            metrics.in_flight.set(service.active)
+            metrics.retries["death"].inc(counters.retries - retries)
+            metrics.retries["silence"].inc(counters.duplicates - duplicates)
+            metrics.cancelled.inc(counters.cancelled - cancelled)
+            retries, duplicates, cancelled = counters.retries, counters.duplicates, counters.cancelled
+
+    async def _replicas(self) -> list[Metric]:
+        """`embedserve_replicas`, as Serve's controller tells it; nothing while that doesn't answer."""
+        if self._status is None or self._status.done():
+            self._status = asyncio.create_task(asyncio.to_thread(replica_states, self._application))
+        try:
+            async with asyncio.timeout(STATUS_SECONDS):
+                return await asyncio.shield(self._status)
+        except Exception as error:
+            logger.warning("Serve's controller didn't say how many replicas there are: %r", error)
+            return []
+
+
+def replica_states(application: str) -> list[Metric]:
+    """How many replicas of each deployment are in which state. Blocks."""
+    metric = Metric("embedserve_replicas", "Replicas by Serve's state.", "gauge")
+    status = serve.status().applications.get(application)
+    for deployment, found in status.deployments.items() if status is not None else ():
+        # RUNNING is always there, so that none at all shows as 0.
+        for state, number in {"RUNNING": 0, **found.replica_states}.items():
+            labels = {"deployment": deployment, "state": str(getattr(state, "value", state)).lower()}
+            metric.add_sample(metric.name, labels, number)
+    return [metric]
