@@ -13,6 +13,7 @@ import psutil
 import typer
 
 from serve_app import __version__
+from serve_app.bench.command import bench_command
 from serve_app.cluster import instance
 from serve_app.cluster.environment import Ports, run_directory, serve_environment
 from serve_app.cluster.haproxy import stop_strays
@@ -187,6 +188,9 @@ def cost(
     except ValueError as error:
         _fail(str(error))
     print(encode(report).decode() if as_json else usage_table(report))
+
+
+app.command()(bench_command(os.environ))
 
 
 @app.command()

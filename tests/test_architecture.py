@@ -18,6 +18,7 @@ LAYERS = {
     "engine": LEAVES | {"serve_app.engine"},
     "api": LEAVES | {"serve_app.api"},
     "telemetry": LEAVES | {"serve_app.telemetry"},
+    "bench": LEAVES | {"serve_app.bench", "serve_app.telemetry"},
     "cluster": LEAVES
     | {"serve_app.cluster", "serve_app.api", "serve_app.telemetry", "serve_app.engine", "serve_app.config"},
 }
