@@ -23,6 +23,7 @@ from ray import serve
 from loadtest.workload import tokenizer
 from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.graph import application
+from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.served import fingerprint
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
@@ -81,8 +82,8 @@ class EmulatedEmbedder(Embedder):
     """The product's replica with an emulated device in it."""
 
     @staticmethod
-    def load(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
-        """A started batcher over the device, and the model's fingerprint."""
+    def load(settings: Settings, num_gpus: float) -> Loaded:
+        """A started batcher over the device."""
         assert isinstance(settings, EmulatedSettings)
         time.sleep(settings.device.startup_seconds)
         folder = resolve(settings.model, settings.revision)
@@ -94,7 +95,7 @@ class EmulatedEmbedder(Embedder):
             max_batch_inputs=settings.batch.max_inputs,
             policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
         )
-        return batcher, fingerprint(settings, folder)
+        return Loaded(batcher, fingerprint(settings, folder))
 
 
 def build(settings: EmulatedSettings) -> serve.Application:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,18 +12,26 @@ import numpy as np
 import pytest
 from ray import serve
 
+from serve_app.cluster import embedder as embedder_module
 from serve_app.cluster import gateway as gateway_module
 from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.graph import embedder_surge_percent
+from serve_app.cluster.loaded import Loaded
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
+from serve_app.telemetry.nodes import Nodes
 from serve_app.types import TokenIds
 
 
 @pytest.fixture(autouse=True)
-def replica(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="me"))
+def replica(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="me"), app_name="app")
     monkeypatch.setattr(serve, "get_replica_context", lambda: context)
+    # Their metrics stay in this process, and nobody looks for other nodes.
+    for place in (embedder_module, gateway_module):
+        monkeypatch.setattr(place, "count_in", lambda directory: None)
+    monkeypatch.setattr("serve_app.telemetry.nodes.session_folder", lambda: tmp_path)
+    monkeypatch.setattr(Nodes, "keep", lambda self: asyncio.sleep(0))
 
 
 class Plain(Embedder):
@@ -30,7 +40,7 @@ class Plain(Embedder):
     batches: list[int]
 
     @staticmethod
-    def load(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
+    def load(settings: Settings, num_gpus: float) -> Loaded:
         def run(token_ids: list[TokenIds]) -> EncodedBatch:
             Plain.batches.append(len(token_ids))
             return EncodedBatch(np.zeros((len(token_ids), 4), np.float32))
@@ -38,7 +48,8 @@ class Plain(Embedder):
         Plain.batches = []
         batch = settings.batch
         tokens = batch.max_tokens or 100
-        return Batcher(run, hidden_size=4, max_batch_tokens=tokens, max_batch_inputs=batch.max_inputs), "model"
+        batcher = Batcher(run, hidden_size=4, max_batch_tokens=tokens, max_batch_inputs=batch.max_inputs)
+        return Loaded(batcher, "model")
 
 
 async def batches(embedder: Plain, inputs: int, tokens: int = 1) -> list[int]:

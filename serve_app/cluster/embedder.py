@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ from ray import serve
 
 from serve_app.cluster.autoscaling_policy import COMPUTED, HELD_BACK, QUEUED, RATE, RUNNING
 from serve_app.cluster.chunk import ChunkServer
+from serve_app.cluster.embedder_telemetry import EmbedderTelemetry, held_devices
 from serve_app.cluster.live import LiveSettings
+from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.vitals import vitals
 from serve_app.config import EMBEDDER_LIVE, Settings, default_tokens
-from serve_app.engine.batcher import Batcher
 from serve_app.engine.queue import QueuePolicy
+from serve_app.telemetry.lifetime import Lifetime
+from serve_app.telemetry.nodes import node_directory
+from serve_app.telemetry.process import count_in
 from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
 
 
@@ -26,14 +31,20 @@ class Embedder:
     """
 
     def __init__(self, settings: Settings, num_gpus: float) -> None:
-        replica: str = serve.get_replica_context().replica_id.unique_id
-        self._batcher, model = self.load(settings, num_gpus)
-        self._chunks = ChunkServer(self._batcher, replica, model)
+        context = serve.get_replica_context()
+        replica: str = context.replica_id.unique_id
+        count_in(node_directory(context.app_name, settings.metrics.directory))
+        Lifetime("Embedder", *held_devices(settings, num_gpus))
+        started = time.monotonic()
+        loaded = self.load(settings, num_gpus)
+        self._telemetry = EmbedderTelemetry(settings, num_gpus, loaded, replica, time.monotonic() - started)
+        self._batcher = loaded.batcher
+        self._chunks = ChunkServer(self._batcher, replica, loaded.model)
         self._own_tokens = default_tokens(num_gpus)
         self._live = LiveSettings(settings, EMBEDDER_LIVE, self._apply)
 
     @staticmethod
-    def load(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
+    def load(settings: Settings, num_gpus: float) -> Loaded:
         """See `load_batcher`."""
         # torch is imported here and not above: the process that builds the graph needs neither it nor a GPU.
         from serve_app.cluster.engine_host import load_batcher  # noqa: PLC0415

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import partial
 
 import numpy as np
+import torch
 
+from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.served import fingerprint
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
 from serve_app.engine.checkpoint import Checkpoint, ModelConfig, resolve
+from serve_app.engine.device import memory_bytes
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import HalvingEncoder
 from serve_app.engine.queue import QueuePolicy
@@ -22,8 +26,8 @@ from serve_app.types import TokenIds
 SMALL_PARAMETERS = 20_000_000
 
 
-def load_batcher(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
-    """A started batcher over a loaded, checked and warmed-up engine, and the model's fingerprint.
+def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
+    """A started batcher over a loaded, checked and warmed-up engine.
 
     Raises `CheckpointError` if the model can't be served.
     """
@@ -38,7 +42,9 @@ def load_batcher(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
         threads=settings.threads or default_threads(Checkpoint.read(folder).config, settings.most_replicas),
     )
     logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
+    started = time.monotonic()
     engine.warmup()
+    warmup_seconds = time.monotonic() - started
     if engine.checkpoint is not None and engine.checkpoint.demo:
         logger.warning(
             "This is the demo checkpoint: its vectors are well-formed and mean nothing. Choose a model for real use."
@@ -55,7 +61,15 @@ def load_batcher(settings: Settings, num_gpus: float) -> tuple[Batcher, str]:
         max_batch_inputs=settings.batch.max_inputs,
         policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
     )
-    return batcher, fingerprint(settings, folder)
+    on_gpu = engine.device.type == "cuda"
+    return Loaded(
+        batcher,
+        fingerprint(settings, folder),
+        warmup_seconds,
+        torch.cuda.get_device_name(engine.device) if on_gpu else "",
+        str(engine.dtype).removeprefix("torch."),
+        partial(memory_bytes, engine.device) if on_gpu else dict,
+    )
 
 
 def default_threads(config: ModelConfig, replicas: int) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import platform
 import random
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from serve_app import __version__
 from serve_app.api.app import App, build_app
 from serve_app.api.routes import DIALECTS
 from serve_app.cluster.admission import Admission, Bounds
@@ -27,7 +30,9 @@ from serve_app.cluster.transport import HandleTransport
 from serve_app.cluster.vitals import vitals
 from serve_app.config import GATEWAY_LIVE, Settings, default_tokens
 from serve_app.engine.queue import QueuePolicy
+from serve_app.telemetry.families import set_build_info
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
+from serve_app.telemetry.lifetime import Lifetime
 from serve_app.telemetry.logs import configure_logging
 from serve_app.telemetry.nodes import Nodes
 from serve_app.telemetry.process import count_in
@@ -69,6 +74,8 @@ class Gateway:
         )
         nodes = Nodes(context.app_name, settings.metrics.directory, settings.metrics.node_port)
         count_in(nodes.own)
+        Lifetime("Gateway")
+        set_build_info(version=__version__, python=platform.python_version(), ray=ray.__version__)
         metrics = GatewayMetrics([model.served.id], DIALECTS)
         feed_of("Embedder").subscribe(replicas.set_replicas)
         self._num_gpus = num_gpus

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import Metric
@@ -88,15 +87,11 @@ class GatewayTelemetry:
 
     async def _tick(self, service: EmbeddingService) -> None:
         # What is the case rather than happens; and what happens seldom, a second late.
-        before = time.monotonic()
         counters = self._dispatcher.counters
         retries = duplicates = cancelled = 0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             metrics, dispatcher = self._metrics, self._dispatcher
-            now = time.monotonic()
-            metrics.lifetime.passed(now - before)
-            before = now
             metrics.queue.set(dispatcher.queued_inputs, dispatcher.queued_tokens, dispatcher.oldest_age())
             metrics.in_flight.set(service.active)
             metrics.retries["death"].inc(counters.retries - retries)

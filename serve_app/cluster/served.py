@@ -38,10 +38,8 @@ def within(tokens: int, checkpoint: Checkpoint) -> int:
 def open_model(settings: Settings) -> OpenedModel:
     """Fetch if need be and read the model's description and tokenizer. Raises `CheckpointError` if it can't be served."""
     checkpoint = Checkpoint.read(resolve(settings.model, settings.revision, weights=False))
-    is_folder = Path(settings.model).expanduser().is_dir()
-    name = checkpoint.path.resolve().name if is_folder else settings.model
     served = ServedModel(
-        id=settings.served_model_name or name,
+        id=served_id(settings, checkpoint.path),
         dimensions=checkpoint.config.hidden_size,
         max_input_tokens=within(settings.limits.max_input_tokens, checkpoint),
         revision=checkpoint.revision,
@@ -49,6 +47,12 @@ def open_model(settings: Settings) -> OpenedModel:
         demo=checkpoint.demo,
     )
     return OpenedModel(checkpoint, Tokenizer.read(checkpoint.path), served, fingerprint(settings, checkpoint.path))
+
+
+def served_id(settings: Settings, folder: Path) -> str:
+    """The id that clients know the model in `folder` by."""
+    is_folder = Path(settings.model).expanduser().is_dir()
+    return settings.served_model_name or (folder.resolve().name if is_folder else settings.model)
 
 
 def fingerprint(settings: Settings, folder: Path) -> str:

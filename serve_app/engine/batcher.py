@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -45,7 +45,8 @@ class Batcher:
     `Exception`, means that the engine is gone. `clock` gives monotonic seconds, the unit of all deadlines.
     `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
     loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs` and `queue.policy` may be
-    set at any time.
+    set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed,
+    before anybody gets an answer from it: it must be quick and must not raise.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Batcher:
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
         self.max_batch_inputs = max_batch_inputs
+        self.on_batch: Callable[[Batch, Mapping[int, Exception]], None] = lambda batch, failed: None
         self.queue: InputQueue[Input] = InputQueue(policy)
         self._run = run
         self._hidden_size = hidden_size
@@ -69,6 +71,7 @@ class Batcher:
         self._submissions: dict[str, set[Submission]] = {}
         self._running: set[Batch] = set()
         self._running_tokens = 0
+        self._busy_seconds = 0.0
         self._start_scheduled = False
         self._closing = False
         self._drained = asyncio.Event()
@@ -98,6 +101,12 @@ class Batcher:
     def computed_tokens(self) -> int:
         """Tokens computed since the start."""
         return self._rate.total
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time that the engine has computed since the start, the batch that runs now included."""
+        now = self._clock()
+        return self._busy_seconds + sum(max(0.0, now - batch.started) for batch in self._running if batch.started)
 
     @property
     def tokens_per_second(self) -> float:
@@ -206,6 +215,7 @@ class Batcher:
             return
         self._running.remove(batch)
         self._running_tokens -= batch.tokens
+        self._busy_seconds += batch.ended - batch.started
         # First the engine's next batch, then the answers of this one.
         self._start()
         expected = (len(batch.inputs), self._hidden_size)
@@ -213,6 +223,7 @@ class Batcher:
             outcome = EngineError(f"the engine returned {outcome.vectors.shape} for a batch of {expected}")
         if isinstance(outcome, EncodedBatch):
             self._rate.add(batch.tokens, batch.ended - batch.started)
+            self.on_batch(batch, outcome.failed)
             self._answer(batch, outcome)
             return
         logger.error("A batch of %d inputs failed", len(batch.inputs), exc_info=outcome)

@@ -32,6 +32,15 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return picked
 
 
+def memory_bytes(device: torch.device) -> dict[str, int]:
+    """Memory of a CUDA device: `total`, what this process has `allocated` for tensors, and `reserved` with what it keeps for later."""
+    return {
+        "total": torch.cuda.get_device_properties(device).total_memory,
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+    }
+
+
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The dtype asked for, or bfloat16 on CUDA and float32 on CPU. Raises `EngineError` for any other than
     these two."""

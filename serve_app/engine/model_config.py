@@ -70,6 +70,24 @@ class ModelConfig:
         attention = 2 * self.num_hidden_layers * self.query_size * length
         return float(2 * self.linear_parameters + attention)
 
+    def embedding_flops(self, inputs: int, tokens: int, squared_tokens: int) -> float:
+        """Floating-point operations that embedding takes for `inputs` of `tokens` in all; `squared_tokens` is the
+        sum of the squares of their lengths.
+
+        Two a parameter and token for every linear layer, four a query channel, token and causal position for attention (PaLM,
+        arXiv:2204.02311, appendix B, forward part; half the positions are masked). The last layer needs its queries, output
+        projection and MLP for the pooled tokens only.
+        """
+        full_layers = self.num_hidden_layers - 1
+        per_layer = self.linear_parameters // self.num_hidden_layers
+        keys_and_values = 2 * self.hidden_size * self.key_value_size
+        return float(
+            full_layers * (2 * per_layer * tokens + 2 * self.query_size * squared_tokens)
+            + 2 * keys_and_values * tokens
+            + 2 * (per_layer - keys_and_values) * inputs
+            + 4 * self.query_size * tokens
+        )
+
 
 def parse_config(fields: dict[str, Any], where: str = "config.json") -> ModelConfig:
     """Read the fields of a `config.json`.

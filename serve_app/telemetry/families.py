@@ -48,25 +48,6 @@ class QueueGauges:
         self._age.set(oldest_seconds)
 
 
-class Lifetime:
-    """The time that replicas of one `deployment` have existed, counted by each for itself; `devices` of the kind `device` are its."""
-
-    def __init__(self, deployment: str, device: str = "", devices: float = 0.0) -> None:
-        self._seconds = counter("replica_seconds", "Time that replicas have existed.", "deployment").labels(deployment)
-        self._devices = devices
-        self._device_seconds = (
-            counter("device_seconds", "Time that devices have been held by Embedders.", "device").labels(device)
-            if devices
-            else None
-        )
-
-    def passed(self, seconds: float) -> None:
-        """So much more."""
-        self._seconds.inc(seconds)
-        if self._device_seconds is not None:
-            self._device_seconds.inc(seconds * self._devices)
-
-
 def set_build_info(**what: str) -> None:
     """`embedserve_build_info`: 1, labelled with what runs."""
     peak("build_info", "What runs: always 1.", *what).labels(*what.values()).set(1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import Counter, Histogram
 
-from serve_app.telemetry.families import SECONDS, Lifetime, QueueGauges, counter, gauge, histogram
+from serve_app.telemetry.families import SECONDS, QueueGauges, counter, gauge, histogram
 from serve_app.types import Stage
 
 RETRIES = ("death", "silence")
@@ -20,7 +20,6 @@ class GatewayMetrics:
     """
 
     def __init__(self, models: Sequence[str], dialects: Sequence[str]) -> None:
-        self.lifetime = Lifetime("Gateway")
         self.queue = QueueGauges("gateway")
         self.in_flight = gauge("in_flight_requests", "Embedding requests accepted and not yet answered.")
         self._requests = counter("requests", "Requests by HTTP status.", "dialect", "model", "status")

@@ -45,8 +45,12 @@ PATIENCE_SECONDS = 3.0
 
 def node_directory(application: str, override: str | None = None) -> MetricsDirectory:
     """Where the processes of an application count on this node: in Ray's own folder for the session, unless set."""
-    folder = Path(override) if override else Path(worker._global_node.get_session_dir_path()) / "embedserve"
-    return MetricsDirectory(folder / f"metrics-{application}")
+    return MetricsDirectory((Path(override) if override else session_folder()) / f"metrics-{application}")
+
+
+def session_folder() -> Path:
+    """Where Ray keeps what belongs to this node and this start of the cluster."""
+    return Path(worker._global_node.get_session_dir_path()) / "embedserve"
 
 
 def take(directory: MetricsDirectory, application: str) -> tuple[str, bytes]:

@@ -1,0 +1,63 @@
+"""An Embedder's metrics: what it counts with each batch, and looks up every second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from serve_app.cluster.loaded import Loaded
+from serve_app.cluster.served import served_id
+from serve_app.cluster.tasks import TaskGroup
+from serve_app.config import Settings
+from serve_app.engine.checkpoint import Checkpoint, resolve
+from serve_app.engine.submission import Batch
+from serve_app.errors import NonFiniteError
+from serve_app.telemetry.embedder_metrics import EmbedderMetrics
+from serve_app.telemetry.peaks import peak_flops
+
+TICK_SECONDS = 1.0
+
+# What "recently" means for ratios: longer than most batches.
+WINDOW_SECONDS = 15
+
+
+def held_devices(settings: Settings, num_gpus: float) -> tuple[str, float]:
+    """What an Embedder holds to compute on: the kind of device, and how many."""
+    return ("gpu", num_gpus) if num_gpus else ("cpu", settings.num_cpus)
+
+
+class EmbedderTelemetry:
+    """Counts for one engine that was loaded in `load_seconds`, warm-up included. To be made and used on the replica's event loop."""
+
+    def __init__(self, settings: Settings, num_gpus: float, loaded: Loaded, replica: str, load_seconds: float) -> None:
+        checkpoint = Checkpoint.read(resolve(settings.model, settings.revision, weights=False))
+        # A replica that shares its GPU has that share of what the GPU can do.
+        known = peak_flops(loaded.device, loaded.dtype)
+        peak = settings.metrics.peak_flops or (known and known * min(1.0, num_gpus))
+        model = served_id(settings, checkpoint.path)
+        self._metrics = EmbedderMetrics(model, replica, checkpoint.config.embedding_flops, peak)
+        self._metrics.started(load_seconds - loaded.warmup_seconds, loaded.warmup_seconds)
+        self._loaded = loaded
+        self._tasks = TaskGroup()
+        loaded.batcher.on_batch = self.computed
+        self._tasks.spawn(self._tick())
+
+    def computed(self, batch: Batch, failed: Mapping[int, Exception]) -> None:
+        """Count a batch."""
+        nonfinite = sum([isinstance(error, NonFiniteError) for error in failed.values()]) if failed else 0
+        self._metrics.batch([item.tokens for item in batch.inputs], self._loaded.batcher.max_batch_tokens, nonfinite)
+
+    async def _tick(self) -> None:
+        batcher, metrics = self._loaded.batcher, self._metrics
+        seen: deque[tuple[float, float, float]] = deque([(time.monotonic(), 0.0, 0.0)], maxlen=WINDOW_SECONDS + 1)
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now, busy = time.monotonic(), batcher.busy_seconds
+            metrics.busy(max(0.0, busy - seen[-1][1]))
+            seen.append((now, max(busy, seen[-1][1]), metrics.total_flops))
+            passed = now - seen[0][0]
+            metrics.recently((seen[-1][1] - seen[0][1]) / passed, (seen[-1][2] - seen[0][2]) / passed)
+            metrics.queue.set(len(batcher.queue), batcher.queue.tokens, batcher.queue.oldest_age(now))
+            metrics.memory(self._loaded.memory())

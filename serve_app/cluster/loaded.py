@@ -1,0 +1,25 @@
+"""What an Embedder has once its model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve_app.engine.batcher import Batcher
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A started batcher over an engine that is ready.
+
+    `model` is the model's fingerprint. `device` is the device's name as its vendor gives it, "" for a CPU, `dtype` what it computes
+    in; `memory` gives bytes of the device's memory by kind, nothing for a CPU. `warmup_seconds` is the part of the loading that wasn't
+    reading.
+    """
+
+    batcher: Batcher
+    model: str
+    warmup_seconds: float = 0.0
+    device: str = ""
+    dtype: str = ""
+    memory: Callable[[], dict[str, int]] = dict
