@@ -27,9 +27,11 @@ from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.silence import SilencePolicy
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
+from serve_app.cluster.usage import pricing, usage_route
 from serve_app.cluster.vitals import vitals
 from serve_app.config import GATEWAY_LIVE, Settings, default_tokens
 from serve_app.engine.queue import QueuePolicy
+from serve_app.telemetry.cost_metrics import cost_metrics
 from serve_app.telemetry.families import set_build_info
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
 from serve_app.telemetry.lifetime import Lifetime
@@ -89,7 +91,9 @@ class Gateway:
         self._service = EmbeddingService(
             model.served, limits, tokenizer, dispatcher, health, self._admission, timeouts(settings)
         )
-        self._telemetry = GatewayTelemetry(metrics, nodes, dispatcher, context.app_name)
+        prices = pricing(settings.cost)
+        self._telemetry = GatewayTelemetry(metrics, nodes, dispatcher, context.app_name, [cost_metrics(prices)])
+        self._extra_routes = [self._telemetry.route, usage_route(self._telemetry.totals, prices)]
         self._telemetry.start(self._service)
         self._app = self._built()
         self._live = LiveSettings(settings, GATEWAY_LIVE, self._apply)
@@ -128,7 +132,7 @@ class Gateway:
         self._app = self._built()
 
     def _built(self) -> App:
-        return build_app(self._service, [self._telemetry.route], self._telemetry.observe)
+        return build_app(self._service, self._extra_routes, self._telemetry.observe)
 
 
 def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:
