@@ -1,0 +1,31 @@
+"""The real `prometheus` and `promtool`, as Debian packages them: found, run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+RULES = [DEPLOY / "prometheus" / f"{name}.rules.yml" for name in ("recording", "alerts")]
+
+
+def binary(name: str) -> str:
+    """Path of `prometheus` or `promtool`; fails, saying what to do, where it isn't installed."""
+    found = shutil.which(name)
+    assert found, f"{name} isn't installed: `make prometheus`, or `apt-get install prometheus`"
+    return found
+
+
+def promtool(*arguments: str | Path, stdin: str | None = None) -> str:
+    """Its output; fails if it isn't content."""
+    done = subprocess.run(
+        [binary("promtool"), *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
