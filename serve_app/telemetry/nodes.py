@@ -39,8 +39,9 @@ LOOK_SECONDS = 5.0
 # An exporter that no gateway speaks to any more ends itself.
 FORGOTTEN_SECONDS = 120.0
 
+# How long a scrape waits for what is remote; and for this node's exporter, which it can do without.
 PATIENCE_SECONDS = 3.0
-"""How long a scrape waits for the exporters."""
+OWN_PATIENCE_SECONDS = 1.0
 
 
 def node_directory(application: str, override: str | None = None) -> MetricsDirectory:
@@ -121,6 +122,7 @@ class Nodes:
         self._application = application
         self._settings = (application, directory, http_port)
         self.own = node_directory(application, directory)
+        self._own_node = ""
         self._exporters: dict[str, Any] = {}
         self._seen: dict[str, bytes] = {}
         # Own threads: what waits for the store must not keep requests waiting.
@@ -139,27 +141,31 @@ class Nodes:
 
     async def total(self) -> Snapshot:
         """What the whole cluster has counted, as of now but for nodes that don't answer. Raises OSError, as files do."""
-        answers = await self._ask()
+        asked = {asyncio.ensure_future(exporter.take.remote()): node for node, exporter in self._exporters.items()}
+        answers = await self._answers(asked, OWN_PATIENCE_SECONDS)
         if self.own.path.exists() and self.own.id not in answers:
             answers |= await self._read_own()
+            asked = {task: node for task, node in asked.items() if node != self._own_node}
+        answers |= await self._answers(asked, PATIENCE_SECONDS)
+        for task in asked:
+            task.cancel()
         gone = await self._remembered(answers.keys())
         self._seen |= answers | gone
         return add_all(
             [*map(Snapshot.decode, answers.values()), *(Snapshot.decode(data).lasting() for data in gone.values())]
         )
 
-    async def _ask(self) -> dict[str, bytes]:
-        asked = {asyncio.ensure_future(exporter.take.remote()): node for node, exporter in self._exporters.items()}
-        if not asked:
-            return {}
-        done, late = await asyncio.wait(asked, timeout=PATIENCE_SECONDS)
-        for task in late:
-            task.cancel()
+    async def _answers(self, asked: dict[asyncio.Future[Any], str], patience: float) -> dict[str, bytes]:
+        """What comes within `patience` seconds, by the directory's id."""
+        if asked:
+            await asyncio.wait(asked, timeout=patience)
         answers: dict[str, bytes] = {}
-        for task in done:
+        for task, node in asked.items():
+            if not task.done():
+                continue
             if (error := task.exception()) is not None:
-                logger.warning("The metrics exporter of node %s failed: %r", asked[task], error)
-                self._exporters.pop(asked[task], None)  # to be looked up anew
+                logger.warning("The metrics exporter of node %s failed: %r", node, error)
+                self._exporters.pop(node, None)  # to be looked up anew
             elif task.result()[0]:
                 answers |= dict([task.result()])
         return answers
@@ -194,6 +200,7 @@ class Nodes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def _start_missing(self) -> None:
+        self._own_node = ray.get_runtime_context().get_node_id()
         living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self._exporters = {node: self._exporters.get(node) or self._exporter(node) for node in living}
 
