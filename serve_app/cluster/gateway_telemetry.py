@@ -81,9 +81,13 @@ class GatewayTelemetry:
         return Reply(200, body, content_type.encode())
 
     def start(self, service: EmbeddingService) -> None:
-        """Look every second from now on, on the running loop."""
+        """Look every second from now on, on the running loop; and after the nodes."""
         self._tasks.spawn(self._nodes.keep())
         self._tasks.spawn(self._tick(service))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await self._tasks.cancel()
 
     async def _tick(self, service: EmbeddingService) -> None:
         # What is the case rather than happens; and what happens seldom, a second late.
