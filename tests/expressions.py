@@ -41,6 +41,11 @@ def selectors(expression: str) -> list[tuple[str, set[str]]]:
     return [(name, set(re.findall(r"(\w+)\s*[=!]", matchers))) for name, matchers in _SELECTOR.findall(expression)]
 
 
+def selected(expression: str) -> list[str]:
+    """The instant selectors of an expression, as they stand there."""
+    return [match[0] for match in _SELECTOR.finditer(expression)]
+
+
 def grouped_by(expression: str) -> set[str]:
     """All labels in `by (…)`."""
     return {label for labels in re.findall(r"\bby \(([\w, ]*)\)", expression) for label in re.findall(r"\w+", labels)}
