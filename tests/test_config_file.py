@@ -35,6 +35,7 @@ def test_the_shipped_one_and_a_full_one_are_good() -> None:
     ("good", "bad", "said"),
     [
         ("replicas: 2", "replicas: none", "args: replicas: "),
+        ("replicas: 2", "cost.gpu: h300", "args: cost: 'h300' isn't in the price book"),
         ("max_wait_seconds: 5", "max_wait_seconds: 0", "user_config of Gateway: admission.max_wait_seconds: "),
         ("num_replicas: 3", "user_config: {limits: {max_inputs: 1}}", "user_config of Embedder: 'limits' isn't"),
         ("name: Embedder", "name: Embeder", "there is no Embeder, only Gateway and Embedder"),

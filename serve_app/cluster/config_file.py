@@ -7,11 +7,13 @@ with no more than a line in their log.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from pydantic import ValidationError
 
+from serve_app.cluster.usage import pricing
 from serve_app.config import EMBEDDER_LIVE, GATEWAY_LIVE, Settings
 
 IMPORT_PATH = "serve_app:build"
@@ -36,6 +38,12 @@ def _in_application(application: dict[str, Any]) -> Iterator[str]:
     except ValidationError as error:
         yield f"args: {reasons(error)}"
         return
+    # A price book of one's own needs to be on the gateways' nodes, not here.
+    if settings.cost.price_book is None or Path(settings.cost.price_book).exists():
+        try:
+            pricing(settings.cost)
+        except ValueError as error:
+            yield f"args: cost: {error}"
     for deployment in application.get("deployments") or []:
         name = str(deployment.get("name"))
         if name not in LIVE:
