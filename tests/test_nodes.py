@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
+from serve_app.cluster.instance import free_port
 from serve_app.telemetry import nodes
 from serve_app.telemetry.directory import MetricsDirectory
-from serve_app.telemetry.nodes import Nodes, take
+from serve_app.telemetry.nodes import NodeExporter, Nodes, take
 from tests.counting import COUNTED, counting, finished, killed, total
 
 
@@ -173,3 +177,37 @@ def test_a_node_without_our_processes_has_nothing_to_say(tmp_path: Path, store: 
     assert take(MetricsDirectory(tmp_path / "none"), "app")[0] == ""
     assert store.values == {}
     assert not (tmp_path / "none").exists()
+
+
+async def test_each_node_shows_its_own_part_on_a_port_if_asked_and_ends_when_forgotten(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(tmp_path / "metrics-app", 5)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def kill(actor: str) -> None:
+        assert actor == "me"
+        loop.call_soon_threadsafe(ended.set)
+
+    monkeypatch.setattr(nodes.ray, "get_runtime_context", lambda: SimpleNamespace(current_actor="me"))
+    monkeypatch.setattr(nodes.ray, "kill", kill)
+    monkeypatch.setattr(nodes, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(nodes, "FORGOTTEN_SECONDS", 0.5)
+    port = free_port()
+    exporter = NodeExporter("app", str(tmp_path), port)
+    async with httpx.AsyncClient() as http:
+        reply = await http.get(f"http://127.0.0.1:{port}/metrics")
+        assert 'embedserve_seen_total{kind="a"} 5.0' in reply.text
+    assert len(store.values) == 1
+    spoken = time.monotonic()
+    exporter.keep()
+    async with asyncio.timeout(30):
+        await ended.wait()
+    assert time.monotonic() - spoken >= 0.5
+    # A second one on the same machine can't have the port, and does its work without.
+    other = NodeExporter("app", str(tmp_path), port)
+    assert other.take()[0] == MetricsDirectory(tmp_path / "metrics-app").id
+    ended.clear()
+    async with asyncio.timeout(30):
+        await ended.wait()

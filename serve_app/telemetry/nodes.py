@@ -76,6 +76,7 @@ class NodeExporter:
         self._application = application
         self._directory = node_directory(application, directory)
         self._spoken_to = time.monotonic()
+        self._myself = ray.get_runtime_context().current_actor
         if http_port is not None:
             self._serve(http_port)
         threading.Thread(target=self._look, daemon=True).start()
@@ -89,13 +90,7 @@ class NodeExporter:
         """Stay."""
         self._spoken_to = time.monotonic()
 
-    def forgotten(self) -> None:
-        """End this actor if nobody needs it any more."""
-        if time.monotonic() - self._spoken_to > FORGOTTEN_SECONDS:
-            ray.actor.exit_actor()
-
     def _look(self) -> None:
-        myself = ray.get_runtime_context().current_actor
         while True:
             time.sleep(LOOK_SECONDS)
             try:
@@ -103,7 +98,8 @@ class NodeExporter:
             except Exception as error:
                 logger.warning("The node's metrics could not be kept: %r", error)
             if time.monotonic() - self._spoken_to > FORGOTTEN_SECONDS:
-                myself.forgotten.remote()
+                ray.kill(self._myself)
+                return
 
     def _serve(self, port: int) -> None:
         def node() -> Snapshot:
