@@ -48,7 +48,7 @@ class Node:
     def haproxies(self) -> list[psutil.Process]:
         """Its living HAProxy processes: one, or more while old ones finish after a reload. Each has the node's id in its paths."""
         lines = [(process, command(process)) for process in psutil.process_iter()]
-        return [process for process, line in lines if "haproxy" in line and f"/{self.ray.node_id}/" in line]
+        return [process for process, line in lines if is_haproxy(line) and f"/{self.ray.node_id}/" in line]
 
 
 def command(process: psutil.Process) -> str:
@@ -57,6 +57,11 @@ def command(process: psutil.Process) -> str:
         return "" if gone(process) else " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return ""
+
+
+def is_haproxy(line: str) -> bool:
+    """Whether a command line is HAProxy's, and not its guard's."""
+    return line.partition(" ")[0].endswith("/haproxy")
 
 
 def gone(process: psutil.Process) -> bool:
