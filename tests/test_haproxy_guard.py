@@ -191,10 +191,10 @@ def test_a_haproxy_that_goes_with_its_proxy_is_not_stood_in_for(node: Node):
     assert node.status() is None
 
 
-def test_without_gateways_there_is_nothing_to_stand_in_for(node: Node):
+def test_without_gateways_clients_are_told_to_come_again_and_there_is_nothing_to_stand_in_for(node: Node):
     node.write(gateways=False)
     haproxy = node.start()
-    assert node.status() == 404
+    assert node.status() == 503
     os.kill(haproxy, signal.SIGKILL)
     until(lambda: not node.processes())
 
@@ -204,7 +204,7 @@ def test_an_application_that_is_deleted_stays_deleted(node: Node):
     first = node.start()
     node.write(gateways=False)
     node.start("-sf", str(first))
-    until(lambda: node.status() == 404)
+    until(lambda: node.status() == 503)
 
 
 def test_what_it_reads_of_a_configuration():

@@ -32,6 +32,9 @@ BRIDGE_SECONDS = 30.0
 ORPHAN_SECONDS = 30.0
 LOOK_SECONDS = 0.1
 
+NOT_FOUND = r"http-request return status 404\b.*$"
+NOT_YET = 'http-request return status 503 content-type text/plain hdr retry-after 1 string "No gateway is known here yet. Try again."'
+
 
 class Bridge:
     """The files beside one node's HAProxy configuration, by which those that come after each other know of each other."""
@@ -45,11 +48,17 @@ class Bridge:
         self._stand_in = config.with_suffix(".stand-in-pid")
 
     def prepare(self) -> None:
-        """Keep the configuration for a stand-in, or put the last one in its place if it is empty and one stood in just now."""
-        if has_gateways(self.config.read_text()):
-            replace(self.known, self.config.read_text())
+        """Keep the configuration for a stand-in, or put the last one in its place if it is empty and one stood in just now.
+
+        An empty one, as Serve writes it on a new node at first, answers 503 instead of Serve's 404, which no client tries again.
+        """
+        config = self.config.read_text()
+        if has_gateways(config):
+            replace(self.known, config)
         elif self.known.exists() and self._stood_in_lately():
             replace(self.config, self.known.read_text())
+        else:
+            replace(self.config, re.sub(NOT_FOUND, NOT_YET, config, flags=re.MULTILINE))
 
     def stand_in(self) -> int | None:
         """The pid of a stand-in that runs."""
