@@ -6,16 +6,16 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+
+from serve_app.bench.describe import cpu_name, git_revision
+from serve_app.bench.statistics import spread
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
@@ -25,22 +25,15 @@ def describe_run(device: torch.device) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", f"loadtest.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
-        "git": _git(),
+        "git": git_revision(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "hardware": {
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         },
     }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest. Raises `ValueError` if there are none."""
-    if len(values) == 0:
-        raise ValueError("no values")
-    return {"median": float(np.median(values)), "lowest": float(min(values)), "highest": float(max(values))}
 
 
 def summarize(times: dict[str, list[float]], tokens: int) -> list[dict[str, Any]]:
@@ -83,23 +76,3 @@ def write_json(report: dict[str, Any], out: Path | None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
-
-
-def _git() -> str:
-    def ask(*arguments: str) -> str:
-        run = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-        )
-        return run.stdout.strip()
-
-    changed = " with changes" if ask("status", "--porcelain", "--untracked-files=no") else ""
-    return (ask("rev-parse", "HEAD") or "unknown") + changed
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from statistics import linear_regression
 from typing import Any
 
-import numpy as np
 import torch
 
-from loadtest.bench_report import describe_run, spread, write_json
+from loadtest.bench_report import describe_run, write_json
+from serve_app.bench.statistics import percentile, spread
 
 __all__ = [
     "describe_service_run",
@@ -31,11 +31,6 @@ def describe_service_run() -> dict[str, Any]:
     described = describe_run(torch.device("cpu"))
     described["versions"] |= {name: version(name) for name in _MORE_PACKAGES}
     return described
-
-
-def percentile(values: Sequence[float], q: float) -> float:
-    """The smallest value that at least `q` percent of the values don't exceed."""
-    return float(np.percentile(values, q, method="inverted_cdf"))
 
 
 def slope_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
