@@ -12,7 +12,7 @@ GATEWAYS ?= 1
 SERVE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test check format bench chaos soak clean
+.PHONY: help prometheus setup setup-dev serve test check format bench chaos soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,13 +32,26 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
 	@touch $@
 
+# Tests run the real Prometheus. Debian's and Ubuntu's package is only unpacked, so that it starts no service of its own.
+$(VENV)/.prometheus: $(VENV)/.base
+	@if ! { command -v prometheus && command -v promtool; } >/dev/null; then \
+		command -v apt-get >/dev/null || { echo "Install Prometheus first: prometheus and promtool weren't found."; exit 1; }; \
+		[ "$$(id -u)" != 0 ] || apt-get update -qq; \
+		cd $(VENV) && apt-get download -qq prometheus && dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; \
+	fi
+	@for name in prometheus promtool; do \
+		ln -sf "$$(command -v $$name || echo $(CURDIR)/$(VENV)/prometheus/usr/bin/$$name)" $(BIN)/$$name; \
+	done
+	@touch $@
+
+prometheus: $(VENV)/.prometheus ## put the real prometheus and promtool into .venv, which tests run
 setup: $(VENV)/.installed ## install into .venv what serving needs
 setup-dev: $(VENV)/.installed-dev ## install also what tests and benchmarks need
 
 serve: setup ## serve MODEL (default: the demo checkpoint) on PORT, with REPLICAS and GATEWAYS; Ctrl-C stops all of it
 	@exec $(BIN)/embedserve up --model '$(MODEL)' --port $(PORT) --replicas $(REPLICAS) --gateways $(GATEWAYS) $(SERVE_ARGS)
 
-test: setup-dev ## run all tests
+test: setup-dev prometheus ## run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: setup-dev ## lint, types, format, import law

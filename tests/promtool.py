@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -12,8 +13,9 @@ RULES = [DEPLOY / "prometheus" / f"{name}.rules.yml" for name in ("recording", "
 
 def binary(name: str) -> str:
     """Path of `prometheus` or `promtool`; fails, saying what to do, where it isn't installed."""
-    found = shutil.which(name)
-    assert found, f"{name} isn't installed: `make prometheus`, or `apt-get install prometheus`"
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found, f"{name} wasn't found: `make prometheus` puts it beside this Python"
     return found
 
 
