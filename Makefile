@@ -12,7 +12,7 @@ GATEWAYS ?= 1
 SERVE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help prometheus setup setup-dev serve test check format bench chaos soak clean
+.PHONY: help prometheus setup setup-dev serve test check format bench chaos load soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ chaos: setup-dev ## kill and pause parts of a cluster under load for CHAOS_MINUT
 
 soak: setup-dev ## serve mixed traffic for SOAK_MINUTES (default 30) and watch for leaks; writes loadtest/results/soak.json
 	$(BIN)/python -m loadtest.soak --minutes $(or $(SOAK_MINUTES),30) --out loadtest/results/soak.json
+
+TARGETS ?= ours=http://127.0.0.1:$(PORT)
+load: setup-dev ## load what runs on PORT, or TARGETS='NAME=URL ...' in turn, and write bench-report/report.html (LOAD_ARGS)
+	$(BIN)/embedserve bench $(foreach target,$(TARGETS),--target '$(target)') $(LOAD_ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
