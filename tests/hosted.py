@@ -36,6 +36,12 @@ class Hosted:
     answered: int = 0
     tokens: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    gate: threading.Lock = field(default_factory=threading.Lock)
+    """For `trouble` to stop everybody with."""
+
+    def release_after(self, seconds: float) -> None:
+        """Open the gate, from a thread of its own."""
+        threading.Timer(seconds, self.gate.release).start()
 
     @classmethod
     @contextmanager

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_in_it(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert "serve_app/py.typed" in names
+    assert {"serve_app/py.typed", "serve_app/bench/page.html"} <= set(names)
     prices = zipfile.ZipFile(wheel).read("serve_app/telemetry/prices.yaml")
     assert prices == (ROOT / "deploy" / "prices.yaml").read_bytes()
     packaged = {name for name in names if name.endswith(".py")}
@@ -49,4 +49,13 @@ def test_installed_in_a_clean_environment_it_serves(wheel: Path, tmp_path: Path)
     with RunningService.start(tmp_path / "up.log", python=python) as running:
         reply = httpx.post(f"{running.base_url}/embeddings", json={"model": "demo", "input": "a"}, timeout=60)
         assert (reply.status_code, len(reply.json()["data"][0]["embedding"])) == (200, 128)
+        options = f"bench --target ours={running.url} --workload query --rounds 1 --seconds 0.5 --connections 2"
+        command = [environment / "bin" / "embedserve", *options.split(), "--out", tmp_path / "report"]
+        without = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+        assert without.returncode == 1
+        assert "pip install 'embedserve[load]'" in without.stderr
+        run(*pip, f"{wheel}[load]")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (tmp_path / "report" / "report.html").read_text(encoding="utf-8").count("<svg") == 4
     assert running.leftovers() == []
