@@ -16,7 +16,7 @@ from serve_app import __version__
 from serve_app.bench.command import bench_command
 from serve_app.cluster import instance
 from serve_app.cluster.environment import Ports, run_directory, serve_environment
-from serve_app.cluster.haproxy import stop_strays
+from serve_app.cluster.haproxy import clear, stop_strays
 
 if TYPE_CHECKING:
     from serve_app.config import Settings
@@ -95,8 +95,7 @@ def down(port: Port = 8000) -> None:
             )
     # An `up` that was killed hard can leave HAProxy behind.
     stopped = stop_strays(run_directory(port))
-    if found is not None:
-        found.forget()
+    clear(run_directory(port))
     if process is None and not stopped:
         _fail(f"Nothing that `embedserve up` started runs on port {port}.")
     print(f"Stopped the service on port {port}.")

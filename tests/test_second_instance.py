@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serve_app.cluster.environment import run_directory
 from tests.reference import assert_same, expected
 from tests.running import RunningService
 from tests.test_frameworks import CL100K, TEXTS, TIKTOKEN_CACHE, langchain
@@ -50,6 +51,7 @@ def test_beside_the_first_one(service: RunningService, tmp_path: Path, monkeypat
             assert large.result().status_code == 200
             assert len(large.result().json()["data"]) == len(LARGE["input"])
         assert second.leftovers() == []
+        assert not run_directory(second.port).exists()
     text = log.read_text()
     assert "Embedding model loaded successfully: embedserve/demo" in text
     assert "Placement: CPU" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,11 @@ def stop_strays(run_directory: Path, patience_seconds: float = 3.0) -> int:
         _signal(process, "kill")
     psutil.wait_procs(alive, timeout=patience_seconds)
     return len(processes)
+
+
+def clear(run_directory: Path) -> None:
+    """Remove what the instance left on disk, once nothing of it runs any more: an instance a port would pile up."""
+    shutil.rmtree(run_directory, ignore_errors=True)
 
 
 def _signal(process: psutil.Process, how: str) -> None:

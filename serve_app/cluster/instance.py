@@ -45,9 +45,6 @@ class Instance:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "instance.json").write_text(json.dumps(asdict(self)))
 
-    def forget(self) -> None:
-        (run_directory(self.port) / "instance.json").unlink(missing_ok=True)
-
 
 def find(port: int) -> Instance | None:
     """The instance that was started on `port`, running or not."""

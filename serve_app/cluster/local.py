@@ -20,7 +20,7 @@ from ray import serve
 
 from serve_app.cluster.environment import Ports, run_directory
 from serve_app.cluster.graph import DRAIN_SECONDS, build
-from serve_app.cluster.haproxy import stop_strays
+from serve_app.cluster.haproxy import clear, stop_strays
 from serve_app.cluster.instance import Instance, get_json
 from serve_app.cluster.placement import gpus_per_replica
 from serve_app.cluster.served import open_model
@@ -92,7 +92,7 @@ def serve_here(
         _stop_everything(log, serving)
         while stop_strays(run_directory(ports.http)):
             time.sleep(0.2)  # its manager may have started another one meanwhile
-        instance.forget()
+        clear(run_directory(ports.http))
     # Not by way of `sys.exit`: Ray's exit handlers would wait for processes that may be gone.
     logging.shutdown()
     os._exit(code)
