@@ -66,6 +66,7 @@ format: setup-dev ## rewrite the sources in the project's format
 
 bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens of minutes; wants an idle machine)
 	$(BIN)/python -m loadtest.bench_engine --out loadtest/results/engine.json
+	$(BIN)/python -m loadtest.bench_metrics --out loadtest/results/metrics.json
 	$(BIN)/python -m loadtest.bench_http --out loadtest/results/http.json
 	$(BIN)/python -m loadtest.bench_scaling --out loadtest/results/scaling.json
 	$(BIN)/python -m loadtest.bench_routing --out loadtest/results/routing.json

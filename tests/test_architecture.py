@@ -27,6 +27,7 @@ THIRD_PARTY = {
     "api": {"starlette", "msgspec", "orjson", "numpy"},
     "telemetry": {"prometheus_client", "pydantic", "msgspec"},
     "bench": {"httptools", "uvloop", "orjson", "numpy", "typer", "rich", "matplotlib", "jinja2", "markupsafe"},
+    "serve_app.telemetry.tracing": {"opentelemetry"},
     "serve_app.telemetry.nodes": {"ray"},  # the one file that carries metrics from node to node
 }
 

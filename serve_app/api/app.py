@@ -83,7 +83,7 @@ class App:
         finally:
             # Before it is sent: whatever ends this process then, a client has no answer that isn't counted.
             if self.observe is not None:
-                self.observe(_outcome(request, route, reply))
+                self.observe(outcome_of(request, route, reply))
         if reply.status != CLIENT_GONE:
             await send_reply(send, request, reply)
 
@@ -110,7 +110,8 @@ def build_app(
     return App(api_routes(service, extra_routes), observe)
 
 
-def _outcome(request: Request, route: Route | None, reply: Reply) -> Outcome:
+def outcome_of(request: Request, route: Route | None, reply: Reply) -> Outcome:
+    """What became of a request that is about to get this reply."""
     method, path, dialect = (route.method, route.path, route.dialect) if route is not None else ("", "", OPS)
     return Outcome(
         method,

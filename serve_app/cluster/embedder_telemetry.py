@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from serve_app.engine.submission import Batch
 from serve_app.errors import NonFiniteError
 from serve_app.telemetry.embedder_metrics import EmbedderMetrics
 from serve_app.telemetry.peaks import peak_flops
+
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 
@@ -40,6 +43,8 @@ class EmbedderTelemetry:
         self._metrics = EmbedderMetrics(model, replica, checkpoint.config.embedding_flops, peak)
         self._metrics.started(load_seconds - loaded.warmup_seconds, loaded.warmup_seconds)
         self._loaded = loaded
+        # Moments, with the busy seconds and FLOPs until then.
+        self._seen = deque([(time.monotonic(), 0.0, 0.0)], maxlen=WINDOW_SECONDS + 1)
         self._tasks = TaskGroup()
         loaded.batcher.on_batch = self.computed
         self._tasks.spawn(self._tick())
@@ -49,15 +54,21 @@ class EmbedderTelemetry:
         nonfinite = sum([isinstance(error, NonFiniteError) for error in failed.values()]) if failed else 0
         self._metrics.batch([item.tokens for item in batch.inputs], self._loaded.batcher.max_batch_tokens, nonfinite)
 
+    def look(self) -> None:
+        """Take down what is the case rather than happens."""
+        batcher, metrics, seen = self._loaded.batcher, self._metrics, self._seen
+        now, busy = time.monotonic(), max(batcher.busy_seconds, seen[-1][1])
+        metrics.busy(busy - seen[-1][1])
+        seen.append((now, busy, metrics.total_flops))
+        passed = now - seen[0][0]
+        metrics.recently((busy - seen[0][1]) / passed, (metrics.total_flops - seen[0][2]) / passed)
+        metrics.queue.set(len(batcher.queue), batcher.queue.tokens, batcher.queue.oldest_age(now))
+        metrics.memory(self._loaded.memory())
+
     async def _tick(self) -> None:
-        batcher, metrics = self._loaded.batcher, self._metrics
-        seen: deque[tuple[float, float, float]] = deque([(time.monotonic(), 0.0, 0.0)], maxlen=WINDOW_SECONDS + 1)
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now, busy = time.monotonic(), batcher.busy_seconds
-            metrics.busy(max(0.0, busy - seen[-1][1]))
-            seen.append((now, max(busy, seen[-1][1]), metrics.total_flops))
-            passed = now - seen[0][0]
-            metrics.recently((seen[-1][1] - seen[0][1]) / passed, (seen[-1][2] - seen[0][2]) / passed)
-            metrics.queue.set(len(batcher.queue), batcher.queue.tokens, batcher.queue.oldest_age(now))
-            metrics.memory(self._loaded.memory())
+            try:
+                self.look()
+            except Exception:
+                logger.exception("The Embedder's gauges could not be set")

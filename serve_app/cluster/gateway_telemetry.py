@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from prometheus_client import Metric
 from ray import serve
@@ -12,6 +13,7 @@ from ray import serve
 from serve_app.api.app import Outcome
 from serve_app.api.http import Reply, Request
 from serve_app.api.routing import OPS, Route
+from serve_app.cluster.counters import Counters
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.service import EmbeddingService
 from serve_app.cluster.tasks import TaskGroup
@@ -20,6 +22,7 @@ from serve_app.telemetry.exposition import Derived, render
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
 from serve_app.telemetry.nodes import Nodes
 from serve_app.telemetry.snapshot import Series
+from serve_app.telemetry.tracing import record_stages, traced
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +48,14 @@ class GatewayTelemetry:
         self._dispatcher = dispatcher
         self._application = application
         self._derived = derived
+        self._before = Counters()
+        self._traced = traced()
         self._tasks = TaskGroup()
         self._status: asyncio.Task[list[Metric]] | None = None
         self.route = Route("GET", "/metrics", self.show, "Prometheus metrics of the whole cluster", {200: "text/plain"})
 
     def observe(self, outcome: Outcome) -> None:
-        """Count a request that is about to be answered."""
+        """Count a request that is about to be answered; in its own task, so that Serve's span for it is the current one."""
         if outcome.prompt_tokens:
             self._metrics.answered(
                 outcome.dialect,
@@ -63,6 +68,14 @@ class GatewayTelemetry:
         elif outcome.status == UnavailableError.status and outcome.dialect != OPS:
             self._metrics.rejected("unavailable")
         self._metrics.ended(outcome.dialect, outcome.model, outcome.status)
+        if self._traced:
+            record_stages(
+                outcome.stage_seconds,
+                request_id=outcome.request_id,
+                model=outcome.model,
+                inputs=outcome.inputs,
+                prompt_tokens=outcome.prompt_tokens,
+            )
 
     async def totals(self) -> dict[Series, float]:
         """What the whole cluster has counted, by full sample name and labels: `("embedserve_prompt_tokens_total", (("dialect",
@@ -89,19 +102,24 @@ class GatewayTelemetry:
         """Look no more."""
         await self._tasks.cancel()
 
+    def look(self, active: int) -> None:
+        """Take down what is the case rather than happens, and what seldom happens. `active` requests are being worked on."""
+        metrics, dispatcher, before = self._metrics, self._dispatcher, self._before
+        metrics.queue.set(dispatcher.queued_inputs, dispatcher.queued_tokens, dispatcher.oldest_age())
+        metrics.in_flight.set(active)
+        now = replace(dispatcher.counters)
+        metrics.retries["death"].inc(now.retries - before.retries)
+        metrics.retries["silence"].inc(now.duplicates - before.duplicates)
+        metrics.cancelled.inc(now.cancelled - before.cancelled)
+        self._before = now
+
     async def _tick(self, service: EmbeddingService) -> None:
-        # What is the case rather than happens; and what happens seldom, a second late.
-        counters = self._dispatcher.counters
-        retries = duplicates = cancelled = 0
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            metrics, dispatcher = self._metrics, self._dispatcher
-            metrics.queue.set(dispatcher.queued_inputs, dispatcher.queued_tokens, dispatcher.oldest_age())
-            metrics.in_flight.set(service.active)
-            metrics.retries["death"].inc(counters.retries - retries)
-            metrics.retries["silence"].inc(counters.duplicates - duplicates)
-            metrics.cancelled.inc(counters.cancelled - cancelled)
-            retries, duplicates, cancelled = counters.retries, counters.duplicates, counters.cancelled
+            try:
+                self.look(service.active)
+            except Exception:
+                logger.exception("The gateway's gauges could not be set")
 
     async def _replicas(self) -> list[Metric]:
         """`embedserve_replicas`, as Serve's controller tells it; nothing while that doesn't answer."""

@@ -25,12 +25,16 @@ class Lifetime:
         self._device_seconds = family.labels(device) if devices else None
         threading.Thread(target=self._count, name="lifetime", daemon=True).start()
 
+    def passed(self, seconds: float) -> None:
+        """So much more of it."""
+        self._seconds.inc(seconds)
+        if self._device_seconds is not None:
+            self._device_seconds.inc(seconds * self._devices)
+
     def _count(self) -> None:
         before = time.monotonic()
         while True:
             time.sleep(STEP_SECONDS)
             now = time.monotonic()
-            self._seconds.inc(now - before)
-            if self._device_seconds is not None:
-                self._device_seconds.inc((now - before) * self._devices)
+            self.passed(now - before)
             before = now
