@@ -11,11 +11,13 @@ from pathlib import Path
 
 import orjson
 import pytest
+from typer.testing import CliRunner
 
+from serve_app.cli import app
 from tests.hosted import Hosted
 
 SECRET = "sk-test-4711-0815-secret"
-QUICK = ("--seconds", "0.4", "--warm-seconds", "0.1", "--rounds", "2", "--connections", "1,3", "--rate", "50%")
+QUICK = ("--seconds", "0.2", "--warm-seconds", "0.05", "--rounds", "2", "--connections", "1,3", "--rate", "50%")
 
 
 def bench(*arguments: str, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -107,11 +109,28 @@ def test_every_request_is_counted(tmp_path: Path) -> None:
     ],
 )
 def test_what_can_not_be_used_is_said(target: str, said: str, tmp_path: Path) -> None:
-    done = bench("--target", target, *QUICK, out=tmp_path / "out")
-    assert done.returncode == 1
+    done = CliRunner().invoke(app, ["bench", "--target", target, *QUICK, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
     assert said in done.stderr
     assert "password" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--workload", "mix,nonsense"], "nonsense"),
+        (["--workload", ""], "Unknown workload"),
+        (["--connections", "0"], "--connections and --rate"),
+        (["--connections", "", "--rate", ""], "names a load"),
+        (["--connections", "", "--rate", "50%"], "needs --connections"),
+        (["--target", "one=http://y"], "same name"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: list[str], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["bench", "--target", "one=http://x", "--out", str(tmp_path / "out"), *options])
+    assert done.exit_code == 1
+    assert said in done.stderr
 
 
 def test_a_refused_key_is_said_without_the_part_that_the_reply_repeats(tmp_path: Path) -> None:

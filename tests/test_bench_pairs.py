@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from serve_app.bench.money import Line, dollars_per_million, factors
 from serve_app.bench.preflight import Checked
 from serve_app.bench.record import NO_ANSWER, Notes, Record
 from serve_app.bench.rounds import Run, Schedule, run_rounds
+from serve_app.bench.statistics import median_interval
 from serve_app.bench.summary import distributions, rows, summarize
 from serve_app.bench.target import Target
 
@@ -68,6 +71,15 @@ def test_two_copies_of_one_server_are_equal_although_the_machine_is_three_times_
     found = ratio({"ours": 0.01, "copy": 0.01})
     for key in ("requests_per_second", "reference_tokens_per_second", "p50_ms", "p95_ms", "p99_ms"):
         assert found[key] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}
+    enough = ratio({"ours": 0.01, "copy": 0.01}, replace(SCHEDULE, rounds=6))
+    assert enough["p99_ms"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0, "from": 1.0, "to": 1.0}
+
+
+def test_the_interval_of_a_median_is_that_of_the_sign_test() -> None:
+    # Ranks from tables of the sign test: 95 % at least.
+    assert median_interval([1.0] * 5) is None
+    for count, low, high in ((6, 1, 6), (10, 2, 9), (12, 3, 10), (20, 6, 15), (50, 18, 33)):
+        assert median_interval([float(i) for i in range(count, 0, -1)]) == (low, high)
 
 
 def test_a_server_that_takes_twice_as_long_has_half_the_rate_in_every_round() -> None:

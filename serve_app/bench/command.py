@@ -38,9 +38,11 @@ def bench_command(environment: Mapping[str, str]) -> Callable[..., None]:
                 " more, empty for none."
             ),
         ] = "70%",
-        rounds: Annotated[int, typer.Option(min=1, help="How often every target is measured.")] = 5,
-        seconds: Annotated[float, typer.Option(min=0.1, help="Measured time of a round.")] = 5.0,
-        warm_seconds: Annotated[float, typer.Option(min=0.0, help="Load before that, not counted.")] = 1.0,
+        rounds: Annotated[
+            int, typer.Option(min=1, help="How often every target is measured: short rounds in plenty beat long ones.")
+        ] = 12,
+        seconds: Annotated[float, typer.Option(min=0.1, help="Measured time of a round.")] = 2.0,
+        warm_seconds: Annotated[float, typer.Option(min=0.0, help="Load before that, not counted.")] = 0.5,
         timeout: Annotated[float, typer.Option(min=0.1, help="After which a request counts as failed.")] = 60.0,
         seed: Annotated[int, typer.Option(min=0, help="Of texts and moments.")] = 0,
         prices: Annotated[Path | None, typer.Option(help="Another price book than the one that comes along.")] = None,

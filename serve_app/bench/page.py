@@ -19,7 +19,12 @@ RATIO_KEYS = ("requests_per_second", "reference_tokens_per_second", "p50_ms", "p
 def render(report: dict[str, Any], lines: Mapping[str, list[Line]]) -> str:
     """The page of a report; `lines` are the prices to compare with, by workload."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"spread": _spread, "dollars": _dollars, "plain": lambda value: f"{value:g}"}
+    environment.filters |= {
+        "spread": _spread,
+        "ratio": _ratio,
+        "dollars": _dollars,
+        "plain": lambda value: f"{value:g}",
+    }
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     names = [target["name"] for target in report["targets"]]
     return template.render(
@@ -73,6 +78,14 @@ def _spread(values: dict[str, float] | None, form: str) -> Markup:
         return Markup("–")
     median, lowest, highest = (_figure(values[key], form) for key in ("median", "lowest", "highest"))
     return Markup('{}<br><span class="s">{} to {}</span>').format(median, lowest, highest)
+
+
+def _ratio(values: dict[str, float] | None) -> Markup:
+    if values is None or "from" not in values:
+        return _spread(values, "%.2f")
+    return Markup('{:.2f}<br><span class="s">95 %: {:.2f} to {:.2f}</span>').format(
+        values["median"], values["from"], values["to"]
+    )
 
 
 def _figure(value: float, form: str) -> str:

@@ -42,7 +42,7 @@ def line(run: Run) -> str:
 
 
 def result(summary: list[dict[str, Any]], first: str) -> Table:
-    """Medians, and ratios of the first target to the others with their spread."""
+    """Medians, and ratios of the first target to the others with the 95 % interval, or the spread where rounds are too few."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     columns = (
         "workload",
@@ -80,4 +80,7 @@ def _median(values: dict[str, float] | None, digits: int) -> str:
 
 
 def _whole(values: dict[str, float] | None) -> str:
-    return "" if values is None else f"{values['median']:.2f} ({values['lowest']:.2f}-{values['highest']:.2f})"
+    if values is None:
+        return ""
+    low, high = (values.get("from", values["lowest"]), values.get("to", values["highest"]))
+    return f"{values['median']:.2f} ({low:.2f}-{high:.2f})"

@@ -23,9 +23,9 @@ class Schedule:
 
     workloads: list[str]
     loads: list[Load]
-    rounds: int = 5
-    seconds: float = 5.0
-    warm_seconds: float = 1.0
+    rounds: int = 12
+    seconds: float = 2.0
+    warm_seconds: float = 0.5
     timeout: float = 60.0
     seed: int = 0
 

@@ -15,7 +15,7 @@ from serve_app.bench.figures import latencies_ms
 from serve_app.bench.money import dollars_per_million
 from serve_app.bench.record import STAGES
 from serve_app.bench.rounds import Run
-from serve_app.bench.statistics import percentile, spread
+from serve_app.bench.statistics import median_interval, percentile, spread
 from serve_app.bench.target import Target
 
 FIGURES = (
@@ -57,7 +57,7 @@ def rows(runs: Iterable[Run], targets: list[Target], factors: dict[str, dict[str
 
 def summarize(found: list[Row], targets: list[Target]) -> list[Row]:
     """One per workload, load and target: `spread`s of the figures over the rounds, and, for all but the first target, `first_is`:
-    spreads of the first target's figures divided by this one's, round by round."""
+    of the first target's figures divided by this one's, round by round, spreads and 95 % intervals of the median."""
     cells: dict[tuple[str, str], dict[str, dict[int, Row]]] = {}
     for row in found:
         cells.setdefault((row["workload"], row["load"]), {}).setdefault(row["target"], {})[row["round"]] = row
@@ -83,7 +83,7 @@ def summarize(found: list[Row], targets: list[Target]) -> list[Row]:
             line |= {key: _spread([row[key] for row in mine.values()]) for key in FIGURES}
             if target is not targets[0]:
                 line["first_is"] = {
-                    key: _spread([_ratio(first[n][key], row[key]) for n, row in mine.items() if n in first])
+                    key: _ratios([_ratio(first[n][key], row[key]) for n, row in mine.items() if n in first])
                     for key in FIGURES
                 }
             summary.append(line)
@@ -98,6 +98,15 @@ def _spread(values: list[float | None]) -> dict[str, float] | None:
     """Of those there are; None for none. A figure that is missing in a round leaves that round out."""
     known = [value for value in values if value is not None]
     return spread(known) if known else None
+
+
+def _ratios(values: list[float | None]) -> dict[str, Any] | None:
+    """Their spread, and where the true median lies (`from`, `to`) if there are enough to tell."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    interval = median_interval(known)
+    return spread(known) | ({"from": interval[0], "to": interval[1]} if interval else {})
 
 
 def distributions(runs: list[Run]) -> list[Row]:
