@@ -130,7 +130,7 @@ class Nodes:
             try:
                 await self._in_thread(self._start_missing)
                 for exporter in self._exporters.values():
-                    exporter.keep.remote()
+                    exporter.keep.options(max_task_retries=0).remote()  # the next one is soon
             except Exception as error:
                 logger.warning("Looking for nodes to read metrics from failed: %r", error)
             await asyncio.sleep(LOOK_SECONDS)
