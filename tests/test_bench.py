@@ -13,6 +13,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
+from serve_app.bench.report import warnings
 from serve_app.cli import app
 from tests.hosted import Hosted
 
@@ -141,3 +142,12 @@ def test_a_refused_key_is_said_without_the_part_that_the_reply_repeats(tmp_path:
     assert "status 401" in done.stderr
     assert "sk-wro" not in done.stderr
     assert "6789" not in done.stderr
+
+
+def test_the_demo_checkpoint_is_no_base_for_dollars() -> None:
+    report = {"summary": [], "messages": {}, "targets": [{"name": "ours", "model": "embedserve/demo"}]}
+    assert warnings(report) == [
+        "ours serves the demo checkpoint, a toy: its dollars say nothing about what a real model costs."
+    ]
+    report["targets"] = [{"name": "ours", "model": "Qwen/Qwen3-Embedding-0.6B"}]
+    assert warnings(report) == []

@@ -11,6 +11,7 @@ import orjson
 
 from serve_app.bench.money import Line
 from serve_app.bench.page import render
+from serve_app.types import DEMO_MODEL_ID
 
 Report = dict[str, Any]
 
@@ -20,7 +21,11 @@ LATE_MS = 20.0
 
 def warnings(report: Report) -> list[str]:
     """What a reader of the figures has to know before the figures."""
-    found = []
+    found = [
+        f"{target['name']} serves the demo checkpoint, a toy: its dollars say nothing about what a real model costs."
+        for target in report["targets"]
+        if target["model"] == DEMO_MODEL_ID
+    ]
     for row in report["summary"]:
         place = f"{row['target']}, workload {row['workload']}, {row['load']}"
         if row["generator_cpu"] > BUSY_GENERATOR:
