@@ -134,8 +134,10 @@ class _Round:
     async def _caller(self) -> None:
         while (now := self._now()) < self.end:
             pause = await self._ask(now)
+            if pause >= self.end - self._now():
+                return  # and doesn't sleep until the end: timers may fire a little early
             if pause:
-                await asyncio.sleep(max(0.0, min(pause, self.end - self._now())))
+                await asyncio.sleep(pause)
 
     async def _ask(self, due: float) -> float:
         """One request, written down; how long a caller should wait before the next."""
