@@ -115,7 +115,7 @@ def test_no_answer_and_no_answer_in_time() -> None:
     with Hosted.running(delay=0.5) as hosted:
         late = run(plan_for(target_of(hosted), timeout=0.1, seconds=0.05))
     assert set(late.status.tolist()) == {TIMED_OUT}
-    assert (late.seconds >= 0.1).all()
+    assert (late.seconds > 0.098).all()  # the loop counts in milliseconds
     gone = run(plan_for(target_of(hosted), seconds=0.05))  # nobody listens there now
     assert set(gone.status.tolist()) == {NO_ANSWER}
     assert figures(gone).statuses == {"no answer": gone.due.size}
