@@ -82,11 +82,13 @@ def default_threads(config: ModelConfig, replicas: int) -> int:
 def encode_batch(engine: Engine, token_ids: list[TokenIds]) -> EncodedBatch:
     """One batch through the engine; an input that it refuses, or whose vector isn't finite, fails alone."""
     try:
-        vectors, bad = engine.encode_checked(token_ids)
+        vectors, bad, reused = engine.encode_checked(token_ids)
     except EngineError as error:
         if len(token_ids) == 1:
             return EncodedBatch(np.zeros((1, engine.hidden_size), np.float32), {0: error})
         alone = [encode_batch(engine, [ids]) for ids in token_ids]
         failed = {row: one.failed[0] for row, one in enumerate(alone) if one.failed}
-        return EncodedBatch(np.concatenate([one.vectors for one in alone]), failed)
-    return EncodedBatch(vectors, {row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad})
+        reused = [tokens for one in alone for tokens in one.reused or [0]]
+        return EncodedBatch(np.concatenate([one.vectors for one in alone]), failed, reused)
+    failed = {row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad}
+    return EncodedBatch(vectors, failed, reused)

@@ -30,11 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """What the engine makes of a batch: float32 `[n, hidden]`, and an exception for each row that is no
-    vector."""
+    """What the engine makes of a batch: float32 `[n, hidden]`, an exception for each row that is no vector, and
+    how many tokens of each input it needn't compute (empty for none)."""
 
     vectors: Vectors
     failed: dict[int, Exception] = field(default_factory=dict)
+    reused: list[int] = field(default_factory=list)
 
 
 class Batcher:
