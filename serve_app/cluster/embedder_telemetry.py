@@ -52,7 +52,8 @@ class EmbedderTelemetry:
     def computed(self, batch: Batch, failed: Mapping[int, Exception]) -> None:
         """Count a batch."""
         nonfinite = sum([isinstance(error, NonFiniteError) for error in failed.values()]) if failed else 0
-        self._metrics.batch([item.tokens for item in batch.inputs], self._loaded.batcher.max_batch_tokens, nonfinite)
+        lengths = [item.tokens for item in batch.inputs]
+        self._metrics.batch(lengths, batch.reused, self._loaded.batcher.max_batch_tokens, nonfinite)
 
     def look(self) -> None:
         """Take down what is the case rather than happens."""

@@ -39,6 +39,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         str(folder),
         device=device,
         dtype=None if settings.dtype == "auto" else settings.dtype,
+        prefix_cache_mb=settings.batch.prefix_cache_mb,
         threads=settings.threads or default_threads(Checkpoint.read(folder).config, settings.most_replicas),
     )
     logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
@@ -55,11 +56,14 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         batcher.max_batch_tokens = min(batcher.max_batch_tokens, tokens)
 
     batcher = Batcher(
-        HalvingEncoder(partial(encode_batch, engine), hidden_size=engine.hidden_size, lower=lower),
+        HalvingEncoder(
+            partial(encode_batch, engine), hidden_size=engine.hidden_size, lower=lower, cost=engine.prefixes.cost
+        ),
         hidden_size=engine.hidden_size,
         max_batch_tokens=settings.batch.max_tokens or engine.max_batch_tokens,
         max_batch_inputs=settings.batch.max_inputs,
         policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
+        cost=engine.prefixes.cost,
     )
     on_gpu = engine.device.type == "cuda"
     return Loaded(
@@ -69,6 +73,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         torch.cuda.get_device_name(engine.device) if on_gpu else "",
         str(engine.dtype).removeprefix("torch."),
         partial(memory_bytes, engine.device) if on_gpu else dict,
+        engine.keep_prefixes,
     )
 
 

@@ -47,7 +47,8 @@ class Batcher:
     `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
     loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs` and `queue.policy` may be
     set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed,
-    before anybody gets an answer from it: it must be quick and must not raise.
+    before anybody gets an answer from it: it must be quick and must not raise. `cost` counts what an input takes
+    of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Batcher:
         max_batch_inputs: int,
         policy: QueuePolicy | None = None,
         depth: int = 1,
+        cost: Callable[[TokenIds], int] = len,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
@@ -68,6 +70,7 @@ class Batcher:
         self._run = run
         self._hidden_size = hidden_size
         self._depth = depth
+        self._cost = cost
         self._clock = clock
         self._submissions: dict[str, set[Submission]] = {}
         self._running: set[Batch] = set()
@@ -145,6 +148,7 @@ class Batcher:
         self._submissions.setdefault(gateway, set()).add(submission)
         future.add_done_callback(partial(self._abandoned, submission))
         for item in submission.inputs:
+            item.cost = self._cost(item.token_ids)
             self.queue.push(item)
         if submission.inputs:
             self._schedule_start()
@@ -224,6 +228,7 @@ class Batcher:
             outcome = EngineError(f"the engine returned {outcome.vectors.shape} for a batch of {expected}")
         if isinstance(outcome, EncodedBatch):
             self._rate.add(batch.tokens, batch.ended - batch.started)
+            batch.reused = outcome.reused or [0] * len(batch.inputs)
             self.on_batch(batch, outcome.failed)
             self._answer(batch, outcome)
             return

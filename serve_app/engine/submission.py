@@ -94,9 +94,11 @@ class Submission:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds."""
+    """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds; and then how many tokens
+    of each it needn't compute."""
 
     inputs: list[Input]
     tokens: int
     started: float = 0.0
     ended: float = 0.0
+    reused: list[int] = field(default_factory=list)
