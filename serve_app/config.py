@@ -46,6 +46,9 @@ class BatchSettings(_Section):
     prefix_cache_mb: int | None = Field(
         None, ge=0, description="memory for prefixes that inputs share; 0: none; unset: 512 on GPU, 128 on CPU"
     )
+    share_duplicates: bool = Field(
+        True, description="compute inputs with the same tokens once where they wait together"
+    )
 
 
 class DispatchSettings(_Section):

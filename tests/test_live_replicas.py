@@ -75,6 +75,11 @@ async def test_an_embedder_batches_as_its_user_config_says() -> None:
     await embedder.reconfigure({"batch": {"prefix_cache_mb": 7}})
     await embedder.reconfigure({})
     assert Plain.prefixes == [7, None]
+    assert await batches(embedder, 8) == [8]
+    await embedder.reconfigure({"batch": {"share_duplicates": False}})
+    assert not embedder._batcher.share_duplicates
+    await embedder.reconfigure({"batch": {"share_duplicates": True}})
+    assert await batches(embedder, 8) == [1]
     await embedder._batcher.close()
 
 

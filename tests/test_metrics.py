@@ -212,6 +212,19 @@ async def test_reused_tokens_are_counted_apart(counted: MetricsDirectory) -> Non
     await running.close()
 
 
+async def test_equal_inputs_are_computed_and_counted_once(counted: MetricsDirectory) -> None:
+    running = batcher()
+    running.share_duplicates = True
+    EmbedderTelemetry(Settings(), 0, Loaded(running, "model"), "me", 2.0)
+    await running.submit([tokens(10, 1), tokens(20, 13), tokens(10, 1), tokens(20, 13), tokens(20, 13)])
+    model = "embedserve/demo"
+    assert total(counted, "computed_tokens_total", model=model) == 30
+    assert total(counted, "cached_tokens_total", model=model) == 50
+    assert total(counted, "batch_inputs_sum") == 2
+    assert total(counted, "nonfinite_outputs_total") == 3
+    await running.close()
+
+
 async def test_what_is_not_known_is_absent(counted: MetricsDirectory) -> None:
     running = batcher()
     EmbedderTelemetry(Settings(), 0, Loaded(running, "model"), "me", 2.0)

@@ -94,5 +94,7 @@ class Embedder:
             self._batcher.max_batch_tokens = batch.max_tokens or self._own_tokens
         if batch.prefix_cache_mb != before.batch.prefix_cache_mb:
             self._keep_prefixes(batch.prefix_cache_mb)
+        if batch.share_duplicates != before.batch.share_duplicates:
+            self._batcher.share_duplicates = batch.share_duplicates
         self._batcher.max_batch_inputs = batch.max_inputs
         self._batcher.queue.policy = QueuePolicy(bulk_patience_s=batch.bulk_patience_seconds)

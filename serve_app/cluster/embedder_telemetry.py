@@ -51,9 +51,10 @@ class EmbedderTelemetry:
 
     def computed(self, batch: Batch, failed: Mapping[int, Exception]) -> None:
         """Count a batch."""
-        nonfinite = sum([isinstance(error, NonFiniteError) for error in failed.values()]) if failed else 0
+        nonfinite = sum([len(batch.askers(row)) for row, error in failed.items() if isinstance(error, NonFiniteError)])
         lengths = [item.tokens for item in batch.inputs]
-        self._metrics.batch(lengths, batch.reused, self._loaded.batcher.max_batch_tokens, nonfinite)
+        repeated = batch.tokens - sum(lengths)
+        self._metrics.batch(lengths, batch.reused, repeated, self._loaded.batcher.max_batch_tokens, nonfinite)
 
     def look(self) -> None:
         """Take down what is the case rather than happens."""

@@ -64,6 +64,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         max_batch_inputs=settings.batch.max_inputs,
         policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
         cost=engine.prefixes.cost,
+        share_duplicates=settings.batch.share_duplicates,
     )
     on_gpu = engine.device.type == "cuda"
     return Loaded(
