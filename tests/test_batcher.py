@@ -483,3 +483,62 @@ class Script:
 @given(script=st.lists(operations, max_size=40), depth=st.sampled_from([1, 2]))
 def test_every_input_is_answered_once_with_its_own_vector(script: list[tuple], depth: int):
     asyncio.run(asyncio.wait_for(Script(depth).play(script), 30))
+
+
+kinds = st.tuples(st.sampled_from([1, 4, 11, 30]), st.integers(1, 3))
+
+
+@given(
+    script=st.lists(
+        st.one_of(
+            st.tuples(st.just("submit"), st.lists(kinds, min_size=1, max_size=6), st.booleans()),
+            st.tuples(st.just("cancel"), st.integers(0, 20)),
+            st.tuples(st.just("share"), st.booleans()),
+            st.tuples(st.just("finish")),
+        ),
+        max_size=25,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_sharing_answers_everyone_with_their_own(script: list[tuple]) -> None:
+    """Whatever is equal, cancelled or switched meanwhile; and no batch computes anything twice while sharing is on."""
+    engine = Engine()
+    engine.held = True
+    submissions: list[tuple[asyncio.Future, list[tuple[int, int]], set[int]]] = []
+
+    async def play() -> None:
+        async with batching(engine, share_duplicates=True, max_batch_tokens=40, max_batch_inputs=4) as batcher:
+            switched, numbers = False, count()
+            for name, *arguments in script:
+                if name == "submit":
+                    wanted, bulk = arguments
+                    ids = [next(numbers) for _ in wanted]
+                    future = batcher.submit(
+                        [tokens(*each) for each in wanted], ids=ids, priorities=[int(bulk)] * len(wanted)
+                    )
+                    submissions.append((future, wanted, set(ids)))
+                elif name == "cancel":
+                    batcher.cancel("", arguments)
+                    cancelled.update(arguments)
+                elif name == "share":
+                    batcher.share_duplicates = arguments[0]
+                    switched = True
+                elif batcher._running:
+                    engine.outcomes.put(None)
+                await asyncio.sleep(0)
+            for _ in range(200):
+                engine.outcomes.put(None)
+            for future, wanted, ids in submissions:
+                encoded = await asyncio.wait_for(future, 10)
+                for row, (each, id_) in enumerate(zip(wanted, sorted(ids), strict=True)):
+                    if row in encoded.errors:
+                        assert isinstance(encoded.errors[row], InputCancelledError)
+                        assert id_ in cancelled
+                    else:
+                        assert encoded.vectors[row].tolist() == vector(tokens(*each))
+            for batch in engine.batches:
+                same = [(int(each[0]), len(each)) for each in batch]
+                assert switched or len(same) == len(set(same))
+
+    cancelled: set[int] = set()
+    asyncio.run(play())
