@@ -536,6 +536,7 @@ def test_sharing_answers_everyone_with_their_own(script: list[tuple]) -> None:
                         assert id_ in cancelled
                     else:
                         assert encoded.vectors[row].tolist() == vector(tokens(*each))
+            assert all(engine.batches), "a batch of nothing"
             for batch in engine.batches:
                 same = [(int(each[0]), len(each)) for each in batch]
                 assert switched or len(same) == len(set(same))
