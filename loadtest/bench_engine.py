@@ -13,6 +13,8 @@ random weights at the shapes of `--size`, in the same memory and dtype:
   other kernels.
 
 Every round runs all of them, each round in another order. The vectors of the first two are compared.
+
+`--case queries` is another comparison: see `loadtest/bench_queries.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from loadtest.bench_queries import measure_queries
 from loadtest.bench_report import describe_run, summarize, write_report
 from serve_app.engine.demo import demo_checkpoint
 from serve_app.engine.engine import Engine
@@ -35,11 +38,16 @@ from serve_app.engine.tokenizer import Tokenizer
 from serve_app.engine.weights import named_tensors
 
 
+def one_token_words(tokenizer: Tokenizer) -> list[str]:
+    """Words, each with a space before it, that are one token behind any other."""
+    every = (tokenizer.decode(np.array([i], dtype=np.int32)) for i in range(tokenizer.end_of_text_id))
+    return [word for word in every if word[:1] == " " and word[1:].isascii() and word[1:].isalpha()]
+
+
 def draw_texts(options: argparse.Namespace, tokenizer: Tokenizer) -> list[str]:
     """Texts of log-normal token counts (end-of-text included) until there are `--tokens` in all."""
     random = np.random.default_rng(options.seed)
-    every = (tokenizer.decode(np.array([i], dtype=np.int32)) for i in range(tokenizer.end_of_text_id))
-    words = [word for word in every if word[:1] == " " and word[1:].isascii() and word[1:].isalpha()]
+    words = one_token_words(tokenizer)
     texts, tokens = [], 0
     while tokens < options.tokens:
         drawn = random.lognormal(np.log(options.median), options.sigma)
@@ -113,6 +121,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     engine = Engine.random(config, device=options.device, dtype=options.dtype, max_batch_tokens=options.batch_tokens)
     folder = demo_checkpoint()
     tokenizer = Tokenizer.read(folder)
+    if options.case == "queries":
+        return measure_queries(options, engine, tokenizer, one_token_words(tokenizer), seconds)
     texts = draw_texts(options, tokenizer)
     lengths = [len(ids) for ids in tokenizer.encode_batch(texts)]
     pipeline = sentence_transformer(engine, folder)
@@ -150,10 +160,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Engine, sentence-transformers and bare products, interleaved.")
+    parser.add_argument("--case", choices=["texts", "queries"], default="texts")
     parser.add_argument("--size", choices=QWEN3_EMBEDDING, default="0.6B")
     parser.add_argument("--layers", type=int, help="fewer layers than the size has, for a trial run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=3000, help="tokens a round, at least")
+    parser.add_argument("--queries", type=int, default=45, help="queries a round, in the case of that name")
+    parser.add_argument("--instructions", type=int, default=1, help="that they are spread over")
     parser.add_argument("--median", type=float, default=90.0)
     parser.add_argument("--sigma", type=float, default=0.9)
     parser.add_argument("--shortest", type=int, default=4)

@@ -19,12 +19,14 @@ from tests.checkpoints import SHAPES, checkpoint, random_ids
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor, causal: bool) -> Tensor:
-    """What the kernel computes, one sequence after another."""
+    """What the kernel computes, one sequence after another; where it is causal the last query sees all keys."""
     out = torch.empty_like(q)
     for i in range(len(bounds_q) - 1):
         rows, seen = slice(*bounds_q[i : i + 2].tolist()), slice(*bounds_k[i : i + 2].tolist())
         one = [x.transpose(0, 1)[None] for x in (q[rows], k[seen], v[seen])]
-        out[rows] = F.scaled_dot_product_attention(*one, is_causal=causal, enable_gqa=True)[0].transpose(0, 1)
+        mask = torch.ones(one[0].shape[2], one[1].shape[2], dtype=torch.bool)
+        mask = mask.tril(mask.shape[1] - mask.shape[0]) if causal else mask
+        out[rows] = F.scaled_dot_product_attention(*one, attn_mask=mask, enable_gqa=True)[0].transpose(0, 1)
     return out
 
 
@@ -67,8 +69,16 @@ def test_varlen_path_gives_the_same(monkeypatch: pytest.MonkeyPatch, shape: str,
     expected = Engine.load(str(checkpoint(shape)), device="cpu").encode(ids)
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
     monkeypatch.setattr(model, "varlen_runs_on", lambda *_: True)
-    found = Engine.load(str(checkpoint(shape)), device="cpu").encode(ids)
-    assert np.abs(found - expected).max() <= 1e-6
+    varlen = Engine.load(str(checkpoint(shape)), device="cpu")
+    assert np.abs(varlen.encode(ids) - expected).max() <= 1e-6
+
+    one, other = random_ids([20, 33], SHAPES[shape].vocab_size, seed=1)
+    sharing = [np.append(prefix, own) for prefix, own in zip([one, other] * 5, ids * 2, strict=True)] + ids
+    expected = Engine.load(str(checkpoint(shape)), device="cpu", prefix_cache_mb=0).encode(sharing)
+    varlen.encode(sharing)
+    found, _, reused = varlen.encode_checked(sharing)
+    assert reused == [20, 33] * 5 + [0] * 5
+    assert np.abs(found - expected).max() <= 1e-5
 
 
 def test_varlen_is_for_bfloat16_on_newer_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_non_finite_rows_are_named_and_others_kept(tmp_path: Path) -> None:
     ids = [np.array(values, dtype=np.int32) for values in ([1, 2, 3], [4, 42, 5], [6, 7, 8], [42])]
     with pytest.raises(NonFiniteError, match=r"inputs \[1, 3\]"):
         broken.encode(ids)
-    vectors, bad = broken.encode_checked(ids)
+    vectors, bad, _ = broken.encode_checked(ids)
     assert bad == [1, 3]
     assert not vectors[bad].any()
     assert np.abs(vectors[[0, 2]] - engine().encode([ids[0], ids[2]])).max() <= 1e-6

@@ -38,6 +38,7 @@ class Plain(Embedder):
     """Counts the inputs of its batches in place of computing them."""
 
     batches: list[int]
+    prefixes: list[int | None]
 
     @staticmethod
     def load(settings: Settings, num_gpus: float) -> Loaded:
@@ -45,11 +46,11 @@ class Plain(Embedder):
             Plain.batches.append(len(token_ids))
             return EncodedBatch(np.zeros((len(token_ids), 4), np.float32))
 
-        Plain.batches = []
+        Plain.batches, Plain.prefixes = [], []
         batch = settings.batch
         tokens = batch.max_tokens or 100
         batcher = Batcher(run, hidden_size=4, max_batch_tokens=tokens, max_batch_inputs=batch.max_inputs)
-        return Loaded(batcher, "model")
+        return Loaded(batcher, "model", keep_prefixes=Plain.prefixes.append)
 
 
 async def batches(embedder: Plain, inputs: int, tokens: int = 1) -> list[int]:
@@ -70,6 +71,15 @@ async def test_an_embedder_batches_as_its_user_config_says() -> None:
     assert await batches(embedder, 8, tokens=16) == [2, 2, 2, 2]
     await embedder.reconfigure({"batch": {"max_tokens": None}})  # as if unset: the device's own
     assert await batches(embedder, 8, tokens=16) == [8]
+    assert Plain.prefixes == []
+    await embedder.reconfigure({"batch": {"prefix_cache_mb": 7}})
+    await embedder.reconfigure({})
+    assert Plain.prefixes == [7, None]
+    assert await batches(embedder, 8) == [8]
+    await embedder.reconfigure({"batch": {"share_duplicates": False}})
+    assert not embedder._batcher.share_duplicates
+    await embedder.reconfigure({"batch": {"share_duplicates": True}})
+    assert await batches(embedder, 8) == [1]
     await embedder._batcher.close()
 
 

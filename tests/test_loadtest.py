@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from loadtest.bench_http import goal, other_target
+from loadtest.bench_queries import Queries
 from loadtest.http_client import Address, Connection
 from loadtest.load_client import Plan, Round, drive
 from loadtest.replies import WrongReplyError, vectors_of
@@ -222,3 +223,18 @@ def test_the_load_generator_counts_and_notices_failures(model: str, faulty: bool
     assert bool(done.errors) is faulty
     number, reply = done.samples[0]
     assert orjson.loads(reply)["input"] == SHORT.text(number)
+
+
+def test_queries_have_other_words_in_the_same_lengths() -> None:
+    queries = Queries(tokenizer(), one_token_words(), instructions=3, queries=40, seed=1)
+    templates = [tokens - 1 for tokens in queries.tokens(queries.instructions)]
+    assert all(25 <= tokens <= 30 for tokens in templates)
+    first, second = queries.draw(), queries.draw()
+    assert queries.tokens(first) == queries.tokens(second)
+    assert not set(first) & set(second)
+    used = set()
+    for text, tokens in zip(first, queries.tokens(first), strict=True):
+        [which] = [i for i, template in enumerate(queries.instructions) if text.startswith(template)]
+        assert 10 <= tokens - 1 - templates[which] <= 20
+        used.add(which)
+    assert used == {0, 1, 2}

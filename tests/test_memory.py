@@ -71,6 +71,21 @@ def test_an_input_that_does_not_fit_alone_fails_alone() -> None:
     assert "truncate_prompt_tokens" in error.message
 
 
+def test_what_was_reused_is_kept_and_the_budget_counts_costs() -> None:
+    device = SmallDevice(holds=20)
+
+    def encode(token_ids: list[TokenIds]) -> EncodedBatch:
+        batch = device.encode(token_ids)
+        return EncodedBatch(batch.vectors, reused=[len(ids) // 2 for ids in token_ids])
+
+    def cost(ids: TokenIds) -> int:
+        return len(ids) - len(ids) // 2
+
+    encoder = HalvingEncoder(encode, hidden_size=HIDDEN, lower=device.lowered.append, cost=cost)
+    assert encoder(inputs(8, 10, 30, 12)).reused == [4, 5, 0, 6]
+    assert device.lowered == [15, 10]  # half of 4 + 5 + 15 + 6; half of 15 + 6
+
+
 def test_the_budget_stays_above_the_longest_input_that_fitted() -> None:
     device = SmallDevice(holds=20)
     encoder = device.encoder()

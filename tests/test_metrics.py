@@ -18,6 +18,7 @@ from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.ports import Backlog
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
+from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.errors import NonFiniteError, OverloadedError, UnavailableError
 from serve_app.telemetry.directory import MetricsDirectory
@@ -190,6 +191,37 @@ async def test_a_batch_is_counted_before_its_answers_leave(counted: MetricsDirec
     assert total(counted, "replica_gpu_memory_bytes", replica="me", kind="total") == 7
     assert (total(counted, "replica_mfu_ratio", replica="me") or 0) > 0
     assert 0 <= (total(counted, "device_busy_seconds_total") or 0) < 1
+    await running.close()
+
+
+async def test_reused_tokens_are_counted_apart(counted: MetricsDirectory) -> None:
+    def run(token_ids: list[TokenIds]) -> EncodedBatch:
+        return EncodedBatch(np.zeros((len(token_ids), 4), np.float32), reused=[8, 15, 0])
+
+    running = Batcher(run, hidden_size=4, max_batch_tokens=50, max_batch_inputs=10, cost=lambda ids: len(ids) // 2)
+    EmbedderTelemetry(Settings(), 0, Loaded(running, "model"), "me", 2.0)
+    await running.submit([tokens(30, 1), tokens(30, 2), tokens(20, 3)])
+    assert running.computed_tokens == 80, "the rate is that at which the backlog shrinks"
+    model = "embedserve/demo"
+    assert total(counted, "computed_tokens_total", model=model) == 57
+    assert total(counted, "cached_tokens_total", model=model) == 23
+    assert total(counted, "batch_tokens_sum") == 57
+    config = Checkpoint.read(resolve(model)).config
+    squares = 30**2 - 8**2 + 30**2 - 15**2 + 20**2
+    assert total(counted, "model_flops_total") == config.embedding_flops(3, 57, squares)
+    await running.close()
+
+
+async def test_equal_inputs_are_computed_and_counted_once(counted: MetricsDirectory) -> None:
+    running = batcher()
+    running.share_duplicates = True
+    EmbedderTelemetry(Settings(), 0, Loaded(running, "model"), "me", 2.0)
+    await running.submit([tokens(10, 1), tokens(20, 13), tokens(10, 1), tokens(20, 13), tokens(20, 13)])
+    model = "embedserve/demo"
+    assert total(counted, "computed_tokens_total", model=model) == 30
+    assert total(counted, "cached_tokens_total", model=model) == 50
+    assert total(counted, "batch_inputs_sum") == 2
+    assert total(counted, "nonfinite_outputs_total") == 3
     await running.close()
 
 

@@ -47,6 +47,21 @@ def test_the_budget_is_exact():
     assert queue_of(*items).take(9, 99, now=0.0) == items[:1]
 
 
+def test_the_budget_counts_costs_and_the_backlog_tokens():
+    items = [item(9) for _ in range(5)]
+    for each in items:
+        each.cost = 3
+    queue = queue_of(*items, long := item(80))
+    assert queue.tokens == 125
+    assert queue.take(10, 99, now=0.0) == items[:3]
+    assert queue.take(10, 99, now=0.0) == items[3:]
+    short = item(9, 5.0)
+    short.cost, long.cost = 7, 4
+    queue.push(short)
+    assert queue.take(10, 99, now=9.0) == [long]  # long leads; what is left doesn't hold the other
+    assert queue.take(10, 99, now=9.0) == [short]
+
+
 def test_an_input_over_the_budget_is_taken_alone():
     big, small = item(500), item(3)
     queue = queue_of(big)

@@ -39,6 +39,7 @@ class Embedder:
         loaded = self.load(settings, num_gpus)
         self._telemetry = EmbedderTelemetry(settings, num_gpus, loaded, replica, time.monotonic() - started)
         self._batcher = loaded.batcher
+        self._keep_prefixes = loaded.keep_prefixes
         self._chunks = ChunkServer(self._batcher, replica, loaded.model)
         self._own_tokens = default_tokens(num_gpus)
         self._live = LiveSettings(settings, EMBEDDER_LIVE, self._apply)
@@ -91,5 +92,9 @@ class Embedder:
         batch = settings.batch
         if batch.max_tokens != before.batch.max_tokens:  # or it stays where too little memory may have put it
             self._batcher.max_batch_tokens = batch.max_tokens or self._own_tokens
+        if batch.prefix_cache_mb != before.batch.prefix_cache_mb:
+            self._keep_prefixes(batch.prefix_cache_mb)
+        if batch.share_duplicates != before.batch.share_duplicates:
+            self._batcher.share_duplicates = batch.share_duplicates
         self._batcher.max_batch_inputs = batch.max_inputs
         self._batcher.queue.policy = QueuePolicy(bulk_patience_s=batch.bulk_patience_seconds)

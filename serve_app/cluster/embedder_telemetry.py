@@ -51,8 +51,10 @@ class EmbedderTelemetry:
 
     def computed(self, batch: Batch, failed: Mapping[int, Exception]) -> None:
         """Count a batch."""
-        nonfinite = sum([isinstance(error, NonFiniteError) for error in failed.values()]) if failed else 0
-        self._metrics.batch([item.tokens for item in batch.inputs], self._loaded.batcher.max_batch_tokens, nonfinite)
+        nonfinite = sum([len(batch.askers(row)) for row, error in failed.items() if isinstance(error, NonFiniteError)])
+        lengths = [item.tokens for item in batch.inputs]
+        repeated = batch.tokens - sum(lengths)
+        self._metrics.batch(lengths, batch.reused, repeated, self._loaded.batcher.max_batch_tokens, nonfinite)
 
     def look(self) -> None:
         """Take down what is the case rather than happens."""

@@ -39,6 +39,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         str(folder),
         device=device,
         dtype=None if settings.dtype == "auto" else settings.dtype,
+        prefix_cache_mb=settings.batch.prefix_cache_mb,
         threads=settings.threads or default_threads(Checkpoint.read(folder).config, settings.most_replicas),
     )
     logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
@@ -55,11 +56,15 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         batcher.max_batch_tokens = min(batcher.max_batch_tokens, tokens)
 
     batcher = Batcher(
-        HalvingEncoder(partial(encode_batch, engine), hidden_size=engine.hidden_size, lower=lower),
+        HalvingEncoder(
+            partial(encode_batch, engine), hidden_size=engine.hidden_size, lower=lower, cost=engine.prefixes.cost
+        ),
         hidden_size=engine.hidden_size,
         max_batch_tokens=settings.batch.max_tokens or engine.max_batch_tokens,
         max_batch_inputs=settings.batch.max_inputs,
         policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
+        cost=engine.prefixes.cost,
+        share_duplicates=settings.batch.share_duplicates,
     )
     on_gpu = engine.device.type == "cuda"
     return Loaded(
@@ -69,6 +74,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         torch.cuda.get_device_name(engine.device) if on_gpu else "",
         str(engine.dtype).removeprefix("torch."),
         partial(memory_bytes, engine.device) if on_gpu else dict,
+        engine.keep_prefixes,
     )
 
 
@@ -82,11 +88,13 @@ def default_threads(config: ModelConfig, replicas: int) -> int:
 def encode_batch(engine: Engine, token_ids: list[TokenIds]) -> EncodedBatch:
     """One batch through the engine; an input that it refuses, or whose vector isn't finite, fails alone."""
     try:
-        vectors, bad = engine.encode_checked(token_ids)
+        vectors, bad, reused = engine.encode_checked(token_ids)
     except EngineError as error:
         if len(token_ids) == 1:
             return EncodedBatch(np.zeros((1, engine.hidden_size), np.float32), {0: error})
         alone = [encode_batch(engine, [ids]) for ids in token_ids]
         failed = {row: one.failed[0] for row, one in enumerate(alone) if one.failed}
-        return EncodedBatch(np.concatenate([one.vectors for one in alone]), failed)
-    return EncodedBatch(vectors, {row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad})
+        reused = [tokens for one in alone for tokens in one.reused or [0]]
+        return EncodedBatch(np.concatenate([one.vectors for one in alone]), failed, reused)
+    failed = {row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad}
+    return EncodedBatch(vectors, failed, reused)

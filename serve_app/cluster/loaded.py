@@ -14,7 +14,7 @@ class Loaded:
 
     `model` is the model's fingerprint. `device` is the device's name as its vendor gives it, "" for a CPU, `dtype` what it computes
     in; `memory` gives bytes of the device's memory by kind, nothing for a CPU. `warmup_seconds` is the part of the loading that wasn't
-    reading.
+    reading. `keep_prefixes` sets the memory for shared prefixes in MB, None for the device's default.
     """
 
     batcher: Batcher
@@ -23,3 +23,4 @@ class Loaded:
     device: str = ""
     dtype: str = ""
     memory: Callable[[], dict[str, int]] = dict
+    keep_prefixes: Callable[[int | None], None] = lambda megabytes: None

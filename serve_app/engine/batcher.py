@@ -2,7 +2,8 @@
 input.
 
 Batching is natural: a batch is formed when the engine is free, of whatever waits at that moment; there is
-no timer. `InputQueue` decides what goes first. Everything but `run` happens on the event loop.
+no timer. `InputQueue` decides what goes first; inputs with the same token ids as one that goes are answered with
+it, wherever they wait. Everything but `run` happens on the event loop.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """What the engine makes of a batch: float32 `[n, hidden]`, and an exception for each row that is no
-    vector."""
+    """What the engine makes of a batch: float32 `[n, hidden]`, an exception for each row that is no vector, and
+    how many tokens of each input it needn't compute (empty for none)."""
 
     vectors: Vectors
     failed: dict[int, Exception] = field(default_factory=dict)
+    reused: list[int] = field(default_factory=list)
 
 
 class Batcher:
@@ -43,10 +45,12 @@ class Batcher:
     `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception
     from it fails its batch's inputs with `EngineError`; `EngineDeadError`, or anything that is no
     `Exception`, means that the engine is gone. `clock` gives monotonic seconds, the unit of all deadlines.
-    `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
-    loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs` and `queue.policy` may be
-    set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed,
-    before anybody gets an answer from it: it must be quick and must not raise.
+    With `share_duplicates` equal inputs that wait are computed once; what one of them gets, vector or error, all
+    get. `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
+    loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and
+    `queue.policy` may be set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed,
+    before anybody gets an answer from it: it must be quick and must not raise. `cost` counts what an input takes
+    of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
     """
 
     def __init__(
@@ -58,17 +62,22 @@ class Batcher:
         max_batch_inputs: int,
         policy: QueuePolicy | None = None,
         depth: int = 1,
+        cost: Callable[[TokenIds], int] = len,
+        share_duplicates: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
         self.max_batch_inputs = max_batch_inputs
+        self.share_duplicates = share_duplicates
         self.on_batch: Callable[[Batch, Mapping[int, Exception]], None] = lambda batch, failed: None
         self.queue: InputQueue[Input] = InputQueue(policy)
         self._run = run
         self._hidden_size = hidden_size
         self._depth = depth
+        self._cost = cost
         self._clock = clock
         self._submissions: dict[str, set[Submission]] = {}
+        self._twins: dict[bytes, dict[Input, None]] = {}  # the inputs that wait, by their token ids, in order
         self._running: set[Batch] = set()
         self._running_tokens = 0
         self._busy_seconds = 0.0
@@ -144,6 +153,10 @@ class Batcher:
         self._submissions.setdefault(gateway, set()).add(submission)
         future.add_done_callback(partial(self._abandoned, submission))
         for item in submission.inputs:
+            item.cost = self._cost(item.token_ids)
+            if self.share_duplicates:
+                item.key = item.token_ids.tobytes()
+                self._twins.setdefault(item.key, {})[item] = None
             self.queue.push(item)
         if submission.inputs:
             self._schedule_start()
@@ -182,15 +195,30 @@ class Batcher:
         for item in self.queue.drop_expired(now):
             self._fail(item, DeadlineExceededError("The deadline passed before the input was computed."))
         while len(self._running) < self._depth:
-            inputs = self.queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
-            if not inputs:
+            taken = self.queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
+            if not taken:
                 break
-            batch = Batch(inputs, sum(item.tokens for item in inputs))
+            batch = self._batch(taken)
             self._running.add(batch)
             self._running_tokens += batch.tokens
             self._thread.run(partial(self._compute, batch))
         if self._closing and not self._running:
             self._drained.set()
+
+    def _batch(self, taken: list[Input]) -> Batch:
+        batch = Batch([], 0)
+        for item in taken:
+            twins = [item] if item.key is None else list(self._twins.pop(item.key, ()))
+            if not twins:
+                continue  # it follows another that was taken
+            followers = [twin for twin in twins if twin is not item]
+            for twin in followers:
+                self.queue.discard(twin)
+            if followers:
+                batch.followers[len(batch.inputs)] = followers
+            batch.inputs.append(item)
+            batch.tokens += item.tokens * len(twins)
+        return batch
 
     def _compute(self, batch: Batch) -> None:
         """The engine thread's part."""
@@ -223,27 +251,37 @@ class Batcher:
             outcome = EngineError(f"the engine returned {outcome.vectors.shape} for a batch of {expected}")
         if isinstance(outcome, EncodedBatch):
             self._rate.add(batch.tokens, batch.ended - batch.started)
+            batch.reused = outcome.reused or [0] * len(batch.inputs)
             self.on_batch(batch, outcome.failed)
             self._answer(batch, outcome)
             return
         logger.error("A batch of %d inputs failed", len(batch.inputs), exc_info=outcome)
         if not isinstance(outcome, EngineError):
             outcome = EngineError(f"the engine failed on this batch: {type(outcome).__name__}")
-        for item in batch.inputs:
-            self._fail(item, outcome)
+        for row in range(len(batch.inputs)):
+            for item in batch.askers(row):
+                self._fail(item, outcome)
 
     def _answer(self, batch: Batch, outcome: EncodedBatch) -> None:
         inference = batch.ended - batch.started
-        for row, item in enumerate(batch.inputs):
-            if row in outcome.failed:
-                self._fail(item, outcome.failed[row])
-            elif not item.answered:
-                item.submission.answer(item, outcome.vectors[row], batch.started - item.arrival, inference)
+        for row, vector in enumerate(outcome.vectors):
+            for item in batch.askers(row):
+                if row in outcome.failed:
+                    self._fail(item, outcome.failed[row])
+                elif not item.answered:
+                    item.submission.answer(item, vector, batch.started - item.arrival, inference)
 
     def _fail(self, item: Input, error: Exception) -> None:
         if not item.answered:
             self.queue.discard(item)
+            self._forget(item)
             item.submission.fail(item, error)
+
+    def _forget(self, item: Input) -> None:
+        if item.key is not None and (twins := self._twins.get(item.key)):
+            twins.pop(item, None)
+            if not twins:
+                del self._twins[item.key]
 
     def _fail_all(self, error: Exception) -> None:
         for submission in [each for live in self._submissions.values() for each in live]:

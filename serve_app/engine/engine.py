@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.device import pick_device, pick_dtype
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
+from serve_app.engine.prefix_cache import PrefixCache, cost
 from serve_app.engine.random_weights import random_weights
+from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.weights import load_weights
 from serve_app.errors import EngineError, NonFiniteError
 from serve_app.types import TokenIds, Vectors
@@ -22,17 +25,35 @@ log = logging.getLogger(__name__)
 
 _CPU_BATCH_TOKENS = 2048
 _CUDA_BATCH_TOKENS = 16384
+_CPU_PREFIX_MB = 128
+_CUDA_PREFIX_MB = 512
 _TOLERANCE = {torch.float32: 3e-3, torch.bfloat16: 1e-2}
+
+
+class Encoded(NamedTuple):
+    """What `Engine.encode_checked` makes of inputs: `vectors` float32 `[n, hidden]`, zero in the rows `bad` (ascending); and how many
+    tokens of each input were `reused` instead of computed."""
+
+    vectors: Vectors
+    bad: list[int]
+    reused: list[int]
 
 
 class Engine:
     """A model on a device. Threads may share one engine; their batches then compete for the device.
 
     Attributes: `model`; `config`; `checkpoint`, None for random weights; `device`; `dtype`; `hidden_size`;
-    `max_batch_tokens`, the tokens of one forward pass (a single longer input still runs, alone).
+    `max_batch_tokens`, the tokens that one forward pass computes (a single longer input still runs, alone);
+    `prefixes`, what it keeps of prefixes that inputs share.
     """
 
-    def __init__(self, model: Model, checkpoint: Checkpoint | None = None, max_batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        checkpoint: Checkpoint | None = None,
+        max_batch_tokens: int | None = None,
+        prefix_cache_mb: int | None = None,
+    ) -> None:
         self.model = model
         self.checkpoint = checkpoint
         self.config: ModelConfig = model.config
@@ -41,6 +62,14 @@ class Engine:
         self.hidden_size: int = model.config.hidden_size
         default = _CUDA_BATCH_TOKENS if self.device.type == "cuda" else _CPU_BATCH_TOKENS
         self.max_batch_tokens: int = max_batch_tokens or default
+        token_bytes = 2 * self.config.num_hidden_layers * self.config.key_value_size * self.dtype.itemsize
+        self.prefixes = PrefixCache(lambda ids: model.prefix(torch.from_numpy(ids).to(model.device)), token_bytes, 0)
+        self.keep_prefixes(prefix_cache_mb)
+
+    def keep_prefixes(self, megabytes: int | None) -> None:
+        """Keep shared prefixes in so much memory; 0 for none, None for the device's default."""
+        default = _CUDA_PREFIX_MB if self.device.type == "cuda" else _CPU_PREFIX_MB
+        self.prefixes.resize((default if megabytes is None else megabytes) * 2**20)
 
     @classmethod
     def load(
@@ -51,6 +80,7 @@ class Engine:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         max_batch_tokens: int | None = None,
+        prefix_cache_mb: int | None = None,
         threads: int | None = None,
         verify: bool = True,
     ) -> Engine:
@@ -67,7 +97,7 @@ class Engine:
             torch.set_num_threads(threads)
         checkpoint = Checkpoint.read(resolve(model, revision))
         weights = load_weights(checkpoint.path, checkpoint.config, where, kind)
-        engine = cls(Model(checkpoint.config, weights), checkpoint, max_batch_tokens)
+        engine = cls(Model(checkpoint.config, weights), checkpoint, max_batch_tokens, prefix_cache_mb)
         if verify and golden.verify(checkpoint, engine.encode, _TOLERANCE[kind]):
             log.info("%s gives its published scores", checkpoint.name)
         return engine
@@ -80,6 +110,7 @@ class Engine:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         max_batch_tokens: int | None = None,
+        prefix_cache_mb: int | None = None,
         seed: int = 0,
     ) -> Engine:
         """Seeded random weights at a published size (`"0.6B"`, `"4B"`, `"8B"`) or any shapes, made on the
@@ -89,7 +120,7 @@ class Engine:
         config = QWEN3_EMBEDDING[size] if isinstance(size, str) else size
         where = pick_device(device)
         weights = random_weights(config, where, pick_dtype(dtype, where), seed)
-        return cls(Model(config, weights), None, max_batch_tokens)
+        return cls(Model(config, weights), None, max_batch_tokens, prefix_cache_mb)
 
     def encode(self, token_ids: Sequence[TokenIds]) -> Vectors:
         """Embed inputs (each integer `[tokens]`): float32 `[n, hidden]`, L2-normalised, in the order given.
@@ -97,27 +128,28 @@ class Engine:
         Raises `EngineError` naming an input that is empty, too long or has ids outside the vocabulary, and
         `NonFiniteError` naming the inputs whose vectors aren't finite.
         """
-        vectors, bad = self.encode_checked(token_ids)
+        vectors, bad, _ = self.encode_checked(token_ids)
         if bad:
             raise NonFiniteError(f"the model gave NaN or infinity for inputs {bad}; their vectors are withheld")
         return vectors
 
-    def encode_checked(self, token_ids: Sequence[TokenIds]) -> tuple[Vectors, list[int]]:
-        """As `encode`, but non-finite vectors come back as zeros, with the indices of their inputs,
-        ascending."""
+    def encode_checked(self, token_ids: Sequence[TokenIds]) -> Encoded:
+        """As `encode`, but non-finite vectors come back as zeros, with the indices of their inputs."""
         for index, ids in enumerate(token_ids):
             self._check(index, ids)
         vectors = np.empty((len(token_ids), self.hidden_size), dtype=np.float32)
+        shared, reused = self.prefixes.share(token_ids)
+        before = [prefix.tokens if prefix else 0 for prefix in shared]
         done = []
-        for batch in self.batches([len(ids) for ids in token_ids]):
-            packed = torch.from_numpy(np.concatenate([token_ids[i] for i in batch]).astype(np.int64))
-            lengths = [len(token_ids[i]) for i in batch]
-            done.append((batch, self.model.forward(packed.to(self.device), lengths)))
+        for batch in self.batches([len(ids) for ids in token_ids], shared):
+            own = [token_ids[i][before[i] :] for i in batch]
+            packed = torch.from_numpy(np.concatenate(own).astype(np.int64)).to(self.device)
+            done.append((batch, self.model.forward(packed, [len(ids) for ids in own], [shared[i] for i in batch])))
         for batch, rows in done:  # only now, so that the device isn't waited for between batches
             vectors[batch] = rows.cpu().numpy()
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
         vectors[bad] = 0.0
-        return vectors, bad
+        return Encoded(vectors, bad, reused)
 
     def warmup(self) -> None:
         """Run a short and a mixed batch, on CUDA also the largest, so that no request pays for first-time work."""
@@ -137,18 +169,22 @@ class Engine:
             wrong = low if low < 0 else high
             raise EngineError(f"input {index} has token id {wrong}, outside the vocabulary of {self.config.vocab_size}")
 
-    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """How inputs of these lengths are put into forward passes: their indices, shortest first.
+    def batches(self, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = ()) -> Iterator[list[int]]:
+        """How inputs of these lengths, some going on from `prefixes`, are put into forward passes: their indices,
+        those with least to compute first.
 
-        Sorting makes equal lengths neighbours, which attention on CPU wants.
+        Sorting makes equal lengths behind equal prefixes neighbours, which attention on CPU wants.
         """
+        prefixes = prefixes or [None] * len(lengths)
+        before = [prefix.tokens if prefix else 0 for prefix in prefixes]
         batch: list[int] = []
         tokens = 0
-        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and tokens + lengths[index] > self.max_batch_tokens:
+        for index in sorted(range(len(lengths)), key=lambda i: (lengths[i] - before[i], id(prefixes[i]))):
+            taken = cost(lengths[index], before[index])
+            if batch and tokens + taken > self.max_batch_tokens:
                 yield batch
                 batch, tokens = [], 0
             batch.append(index)
-            tokens += lengths[index]
+            tokens += taken
         if batch:
             yield batch

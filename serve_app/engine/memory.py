@@ -20,15 +20,22 @@ class HalvingEncoder:
 
     `encode` takes a list of int32 token arrays. An input that doesn't even fit alone fails with `InputOverMemoryError`; the others
     have their vectors. `lower` is then told the number of tokens that batches should keep to from now on: half of what didn't fit,
-    but no less than the longest input that was seen to fit. For one thread.
+    but no less than the longest input that was seen to fit. `cost` counts an input's tokens as the budget of batches does. For one
+    thread.
     """
 
     def __init__(
-        self, encode: Callable[[list[TokenIds]], EncodedBatch], *, hidden_size: int, lower: Callable[[int], None]
+        self,
+        encode: Callable[[list[TokenIds]], EncodedBatch],
+        *,
+        hidden_size: int,
+        lower: Callable[[int], None],
+        cost: Callable[[TokenIds], int] = len,
     ) -> None:
         self._encode = encode
         self._hidden_size = hidden_size
         self._lower = lower
+        self._cost = cost
         self._longest = 0
         self._told = False
 
@@ -40,7 +47,7 @@ class HalvingEncoder:
             pass  # handled below, once the traceback has let go of the failed pass's tensors
         else:
             self._longest = max(
-                self._longest, *(len(ids) for i, ids in enumerate(token_ids) if i not in batch.failed), 0
+                self._longest, *(self._cost(ids) for i, ids in enumerate(token_ids) if i not in batch.failed), 0
             )
             return batch
         torch.cuda.empty_cache()
@@ -48,11 +55,12 @@ class HalvingEncoder:
         self._tell(len(token_ids), tokens)
         if len(token_ids) == 1:
             return EncodedBatch(np.zeros((1, self._hidden_size), np.float32), {0: InputOverMemoryError(tokens)})
-        self._lower(max(tokens // 2, self._longest))
+        self._lower(max(sum(map(self._cost, token_ids)) // 2, self._longest))
         middle = len(token_ids) // 2
         first, second = self(token_ids[:middle]), self(token_ids[middle:])
         failed = first.failed | {row + middle: error for row, error in second.failed.items()}
-        return EncodedBatch(np.concatenate([first.vectors, second.vectors]), failed)
+        reused = (first.reused or [0] * middle) + (second.reused or [0] * (len(token_ids) - middle))
+        return EncodedBatch(np.concatenate([first.vectors, second.vectors]), failed, reused)
 
     def _tell(self, inputs: int, tokens: int) -> None:
         if not self._told:

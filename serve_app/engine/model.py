@@ -12,6 +12,7 @@ from serve_app.engine.attention import GroupedAttention, Packing
 from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.norm import rms_norm
 from serve_app.engine.rope import RotaryTable, rotate_
+from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.varlen_attention import VarlenAttention, varlen_runs_on
 from serve_app.engine.weights import LayerWeights, Weights
 
@@ -37,30 +38,50 @@ class Model:
         ]
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = ()) -> Tensor:
         """Embed packed sequences.
 
         `ids` is int64 `[tokens]` on the model's device, the sequences one after another; `lengths` their
-        tokens, each at least 1. Equal lengths should be neighbours: without the CUDA kernel, attention runs
-        once for each run of them. Returns float32 `[n, hidden]`, L2-normalised.
+        tokens, each at least 1. `prefixes` has for every sequence the state of what comes before its ids, or
+        None; without any it may be empty. Sequences of equal length and prefix should be neighbours: without
+        the CUDA kernel, attention runs once for each run of them. Returns float32 `[n, hidden]`,
+        L2-normalised.
         """
-        packing = Packing(lengths, self.device)
-        x = F.embedding(ids, self.weights.embedding)
-        run = _Pass(packing, *self._rotary.at(packing.positions), x, self.config)
-        layers = list(zip(self.weights.layers, self._head_norms, strict=True))
-        for layer, head_norm in layers[:-1]:
-            self._attend(x, layer, head_norm, run)
-            self._feed_forward(x, layer, run)
-        last, _ = layers[-1]
-        x = self._attend_pooled(x, last, run)
+        packing = Packing(lengths, self.device, prefixes)
+        x, run = self._through_layers(ids, packing)
+        last = self.weights.layers[-1]
+        key, value = self._last_keys(x, last, run)
+        x = self._attend_pooled(x, key, value, last, run)
         self._feed_forward(x, last, run)
         pooled = x.float()
         pooled = rms_norm(pooled, self.weights.norm.float(), self.config.rms_norm_eps, out=pooled)
         return F.normalize(pooled, dim=-1)
 
-    def _attend(self, x: Tensor, layer: LayerWeights, head_norm: Tensor, run: _Pass) -> None:
-        """Add attention's output to `x` `[tokens, hidden]` in place."""
+    @torch.inference_mode()
+    def prefix(self, ids: Tensor) -> SharedPrefix:
+        """The state of one prefix, `ids` int64 `[tokens]` on the model's device, that sequences can go on from."""
         config = self.config
+        shape = (config.num_hidden_layers, len(ids), config.num_key_value_heads, config.head_dim)
+        kept = SharedPrefix(*(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)))
+        x, run = self._through_layers(ids, Packing([len(ids)], self.device), kept)
+        key, value = self._last_keys(x, self.weights.layers[-1], run)
+        kept.keys[-1], kept.values[-1] = key, value
+        return kept
+
+    def _through_layers(self, ids: Tensor, packing: Packing, kept: SharedPrefix | None = None) -> tuple[Tensor, _Pass]:
+        """The states `[tokens, hidden]` before the last layer; keys and values go to `kept` on the way."""
+        x = F.embedding(ids, self.weights.embedding)
+        run = _Pass(packing, *self._rotary.at(packing.positions), x, self.config)
+        for i in range(self.config.num_hidden_layers - 1):
+            key, value = self._attend(x, i, run)
+            if kept is not None:
+                kept.keys[i], kept.values[i] = key, value
+            self._feed_forward(x, self.weights.layers[i], run)
+        return x, run
+
+    def _attend(self, x: Tensor, index: int, run: _Pass) -> tuple[Tensor, Tensor]:
+        """Add attention's output to `x` `[tokens, hidden]` in place; the keys and values, until the next call."""
+        config, layer, head_norm = self.config, self.weights.layers[index], self._head_norms[index]
         normed = rms_norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
         heads = torch.mm(normed, layer.qkv.t(), out=run.qkv).view(len(x), -1, config.head_dim)
         turned = heads[:, : len(head_norm)]
@@ -69,24 +90,31 @@ class Model:
         key_begin = config.num_attention_heads
         value_begin = key_begin + config.num_key_value_heads
         query, key, value = heads.tensor_split((key_begin, value_begin), dim=1)
-        self._attention.causal(query, key, value, run.packing, run.attended)
+        self._attention.causal(query, key, value, run.packing, index, run.attended)
         x.addmm_(run.attended.flatten(1), layer.output.t())
+        return key, value
 
-    def _attend_pooled(self, x: Tensor, layer: LayerWeights, run: _Pass) -> Tensor:
+    def _last_keys(self, x: Tensor, layer: LayerWeights, run: _Pass) -> tuple[Tensor, Tensor]:
+        """Keys and values of the last layer, `[tokens, key_value_heads, head_dim]`; leaves the normalised states in
+        `run.hidden`."""
+        config = self.config
+        normed = rms_norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
+        both = torch.mm(normed, layer.qkv[config.query_size :].t()).view(len(x), -1, config.head_dim)
+        key, value = both.chunk(2, dim=1)
+        rms_norm(key, layer.key_norm, config.rms_norm_eps, out=key)
+        rotate_(key, run.cos, run.sin)
+        return key, value
+
+    def _attend_pooled(self, x: Tensor, key: Tensor, value: Tensor, layer: LayerWeights, run: _Pass) -> Tensor:
         """The rows of `x` at the last tokens, `[n, hidden]`, with attention's output added.
 
         All that the last layer still has to find: the other rows only matter by their keys and values.
         """
         config, last = self.config, run.packing.last
-        normed = rms_norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
-        query = torch.mm(normed[last], layer.qkv[: config.query_size].t()).view(len(last), -1, config.head_dim)
-        both = torch.mm(normed, layer.qkv[config.query_size :].t()).view(len(x), -1, config.head_dim)
-        key, value = both.chunk(2, dim=1)
+        query = torch.mm(run.hidden[last], layer.qkv[: config.query_size].t()).view(len(last), -1, config.head_dim)
         rms_norm(query, layer.query_norm, config.rms_norm_eps, out=query)
-        rms_norm(key, layer.key_norm, config.rms_norm_eps, out=key)
         rotate_(query, run.cos[last], run.sin[last])
-        rotate_(key, run.cos, run.sin)
-        attended = self._attention.pooled(query, key, value, run.packing)
+        attended = self._attention.pooled(query, key, value, run.packing, config.num_hidden_layers - 1)
         return x[last].addmm_(attended.flatten(1), layer.output.t())
 
     def _feed_forward(self, x: Tensor, layer: LayerWeights, run: _Pass) -> None:

@@ -72,6 +72,7 @@ class QueuePolicy:
 class QueuedInput:
     """What the queue needs to know of an input: size in tokens, arrival and deadline in monotonic seconds.
 
+    `cost` is what it takes of a batch's token budget: its size, where nobody sets another.
     An input is pushed once in its life (a retry is a new one). `waiting` is True while it is in the queue.
     """
 
@@ -81,6 +82,10 @@ class QueuedInput:
     arrival: float
     lane: int = field(default=0, init=False)
     waiting: bool = field(default=False, init=False)
+    cost: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.cost = self.tokens
 
 
 T = TypeVar("T", bound=QueuedInput)
@@ -111,10 +116,10 @@ class _Lane(Generic[T]):
         fitting: list[T] = []
         for item in self.inputs:
             if item.waiting:
-                if item.tokens > max_tokens or len(fitting) == max_inputs:
+                if item.cost > max_tokens or len(fitting) == max_inputs:
                     break
                 fitting.append(item)
-                max_tokens -= item.tokens
+                max_tokens -= item.cost
         return fitting
 
 
@@ -217,7 +222,7 @@ class InputQueue(Generic[T]):
             return []
         taken = self.peek(first, max_tokens, max_inputs)
         self.lead(first, taken, now)
-        left = max_tokens - sum(item.tokens for item in taken)
+        left = max_tokens - sum(item.cost for item in taken)
         same_class = (first // len(Priority) + 1) * len(Priority)
         others = [lane for lane in self._lanes[:same_class] if lane is not self._lanes[first] and lane.live]
         for lane in sorted(others, key=_Lane.virtual_deadline):
@@ -225,7 +230,7 @@ class InputQueue(Generic[T]):
                 break
             fill = lane.fitting(left, max_inputs - len(taken))
             for item in fill:
-                left -= item.tokens
+                left -= item.cost
                 self.discard(item)
             taken += fill
         return taken

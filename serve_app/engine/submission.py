@@ -34,13 +34,15 @@ class Encoded:
 
 @dataclass(slots=True, eq=False)
 class Input(QueuedInput):
-    """One input of a submission; `answered` once its row holds a vector or an error."""
+    """One input of a submission; `answered` once its row holds a vector or an error. Inputs with the same `key` may share their
+    answer."""
 
     token_ids: TokenIds
     id: int
     row: int
     submission: Submission
     answered: bool = field(default=False, init=False)
+    key: bytes | None = field(default=None, init=False)
 
 
 class Submission:
@@ -94,9 +96,19 @@ class Submission:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds."""
+    """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds; and then how many tokens
+    of each it needn't compute.
+
+    `followers` are the inputs that get the same answer as the one in that row of `inputs`. `tokens` includes theirs.
+    """
 
     inputs: list[Input]
     tokens: int
     started: float = 0.0
     ended: float = 0.0
+    reused: list[int] = field(default_factory=list)
+    followers: dict[int, list[Input]] = field(default_factory=dict)
+
+    def askers(self, row: int) -> list[Input]:
+        """All inputs that get the answer of this row."""
+        return [self.inputs[row], *self.followers.get(row, ())]

@@ -39,24 +39,36 @@ class VarlenAttention:
         # One split: with more, the order of summation depends on the longest batch-mate.
         self._common |= {"num_splits": 1} if "num_splits" in known else {}
 
-    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, out: Tensor) -> None:
-        """Every token attends to its sequence up to itself.
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
+        """Every token attends to its sequence up to itself, the prefix's state in this layer included.
+
+        With fewer queries than keys the kernel lets the last query see all keys, which is what goes on from a
+        prefix.
 
         `query` and `out` are `[tokens, heads, head_dim]`, `key` and `value` `[tokens, key_value_heads,
         head_dim]`.
         """
-        key, value = self._repeated(query, key), self._repeated(query, value)
-        bounds, longest = packing.bounds, packing.longest
-        done = self._kernel(query, key, value, bounds, bounds, longest, longest, **self._causal, **self._common)
-        out.copy_(done)
+        key, value = self._all_keys(query, key, value, packing, layer)
+        bounds = packing.bounds, packing.key_bounds, packing.longest, packing.longest_keys
+        out.copy_(self._kernel(query, key, value, *bounds, **self._causal, **self._common))
 
-    def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+    def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
         """The last token of every sequence attends to all of it: `query` and result are `[n, heads,
         head_dim]`."""
-        key, value = self._repeated(query, key), self._repeated(query, value)
+        key, value = self._all_keys(query, key, value, packing, layer)
         ones = torch.arange(len(packing.lengths) + 1, dtype=torch.int32, device=query.device)
-        done: Tensor = self._kernel(query, key, value, ones, packing.bounds, 1, packing.longest, **self._common)
+        bounds = ones, packing.key_bounds, 1, packing.longest_keys
+        done: Tensor = self._kernel(query, key, value, *bounds, **self._common)
         return done
+
+    def _all_keys(
+        self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values with those of the prefixes in their places, packed as `key_bounds` says."""
+        if packing.shares:
+            key = torch.cat([key, *(prefix.keys[layer] for prefix in packing.used)])[packing.key_rows]
+            value = torch.cat([value, *(prefix.values[layer] for prefix in packing.used)])[packing.key_rows]
+        return self._repeated(query, key), self._repeated(query, value)
 
     def _repeated(self, query: Tensor, shared: Tensor) -> Tensor:
         """Key or value heads repeated for each query head, where this torch doesn't do it by itself."""

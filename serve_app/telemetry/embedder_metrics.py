@@ -46,12 +46,17 @@ class EmbedderMetrics:
         self._memory: Callable[[str], Gauge] | None = None
         self._total_flops = 0.0
 
-    def batch(self, lengths: list[int], budget: int, nonfinite: int) -> None:
-        """A batch of inputs of these `lengths` was computed; `budget` tokens fit in one."""
-        inputs, tokens = len(lengths), sum(lengths)
-        flops = self._flops(inputs, tokens, sum([length * length for length in lengths]))
+    def batch(self, lengths: list[int], reused: list[int], repeated: int, budget: int, nonfinite: int) -> None:
+        """A batch of inputs of these `lengths` was computed, but for the `reused` tokens that each begins with; `budget` tokens
+        fit in one. Inputs equal to some of these, `repeated` tokens in all, were answered with it."""
+        inputs, cached = len(lengths), sum(reused)
+        tokens = sum(lengths) - cached
+        # The square stands for the positions that tokens attend to: all of them, less those of tokens that were there.
+        squared = sum([length * length for length in lengths])
+        flops = self._flops(inputs, tokens, squared - sum([n * n for n in reused]))
         self._total_flops += flops
         self._computed.inc(tokens)
+        self._cached.inc(cached + repeated)
         self._model_flops.inc(flops)
         self._batch_tokens.observe(tokens)
         self._batch_inputs.observe(inputs)
