@@ -44,7 +44,9 @@ class BatchSettings(_Section):
         2.0, ge=0, description="bulk inputs overtake interactive ones after waiting so long"
     )
     prefix_cache_mb: int | None = Field(
-        None, ge=0, description="memory for prefixes that inputs share; 0: none; unset: 512 on GPU, 128 on CPU"
+        None,
+        ge=0,
+        description="memory for prefixes that inputs share; 0: none; unset: 128 on CPU, none on GPU (not tried yet)",
     )
     share_duplicates: bool = Field(
         True, description="compute inputs with the same tokens once where they wait together"

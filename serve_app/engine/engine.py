@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _CPU_BATCH_TOKENS = 2048
 _CUDA_BATCH_TOKENS = 16384
 _CPU_PREFIX_MB = 128
-_CUDA_PREFIX_MB = 512
+_CUDA_PREFIX_MB = 0  # until the varlen kernel's causal mask with fewer queries than keys has been seen right on a GPU
 _TOLERANCE = {torch.float32: 3e-3, torch.bfloat16: 1e-2}
 
 
