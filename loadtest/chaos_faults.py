@@ -15,7 +15,7 @@ from loadtest.chaos_node import Node, gone, kill, stopped
 
 PROOF_SECONDS = 10.0
 PAUSE_SECONDS = (3.0, 6.0)
-HOLD_SECONDS = 0.5  # less than dispatch.silence_seconds
+HOLD_SECONDS = 0.8
 
 
 class Kind(StrEnum):

@@ -16,6 +16,8 @@ NOBODY: frozenset[str] = frozenset()
 # gateway takes those it hasn't heard of for idle, and many gateways meet at the same few.)
 FADE_SECONDS = 0.1
 AVERAGE_WEIGHT = 0.05  # of each reply in that average
+# So little isn't worth avoiding: with next to nothing to do, replicas take turns, instead of those heard last getting all of it.
+NEGLIGIBLE_TOKENS = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +43,8 @@ class _Replica:
     def guess(self, now: float, fade_seconds: float, others_on_average: float) -> float:
         """Outstanding tokens, if what was heard of it fades into what is heard of the others."""
         heard = fade_seconds / (fade_seconds + now - self.replied_at)
-        return self.tokens + heard * (self.outstanding(now) - self.tokens) + (1 - heard) * others_on_average
+        others = heard * (self.outstanding(now) - self.tokens) + (1 - heard) * others_on_average
+        return self.tokens + others if others >= NEGLIGIBLE_TOKENS else self.tokens
 
 
 class ReplicaSet:
