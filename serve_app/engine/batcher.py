@@ -20,6 +20,7 @@ from itertools import repeat
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.engine.rate import TokenRate
 from serve_app.engine.submission import Batch, Encoded, Input, InputCancelledError, Submission
+from serve_app.engine.twins import Twins
 from serve_app.engine.worker import EngineThread
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
 from serve_app.types import Priority, TokenIds, Vectors
@@ -77,7 +78,7 @@ class Batcher:
         self._cost = cost
         self._clock = clock
         self._submissions: dict[str, set[Submission]] = {}
-        self._twins: dict[bytes, dict[Input, None]] = {}  # the inputs that wait, by their token ids, in order
+        self._twins = Twins()
         self._running: set[Batch] = set()
         self._running_tokens = 0
         self._busy_seconds = 0.0
@@ -155,8 +156,7 @@ class Batcher:
         for item in submission.inputs:
             item.cost = self._cost(item.token_ids)
             if self.share_duplicates:
-                item.key = item.token_ids.tobytes()
-                self._twins.setdefault(item.key, {})[item] = None
+                self._twins.add(item)
             self.queue.push(item)
         if submission.inputs:
             self._schedule_start()
@@ -208,7 +208,7 @@ class Batcher:
     def _batch(self, taken: list[Input]) -> Batch:
         batch = Batch([], 0)
         for item in taken:
-            twins = [item] if item.key is None else list(self._twins.pop(item.key, ()))
+            twins = self._twins.take(item)
             if not twins:
                 continue  # it follows another that was taken
             followers = [twin for twin in twins if twin is not item]
@@ -274,14 +274,8 @@ class Batcher:
     def _fail(self, item: Input, error: Exception) -> None:
         if not item.answered:
             self.queue.discard(item)
-            self._forget(item)
+            self._twins.forget(item)
             item.submission.fail(item, error)
-
-    def _forget(self, item: Input) -> None:
-        if item.key is not None and (twins := self._twins.get(item.key)):
-            twins.pop(item, None)
-            if not twins:
-                del self._twins[item.key]
 
     def _fail_all(self, error: Exception) -> None:
         for submission in [each for live in self._submissions.values() for each in live]:

@@ -52,7 +52,7 @@ class PrefixCache:
 
     def cost(self, ids: TokenIds) -> int:
         """See `cost`, as of now. Waits for nobody, even while a prefix is computed."""
-        return cost(len(ids), self._longest(head_of(ids, min(len(ids) - 1, max(self._lengths, default=0)))))
+        return cost(len(ids), self._longest(self._candidate(ids)))
 
     def share(self, token_ids: Sequence[TokenIds]) -> tuple[list[SharedPrefix | None], list[int]]:
         """For each input the longest kept prefix that it goes on from, or None, and how many of its tokens needn't be computed.
@@ -67,7 +67,7 @@ class PrefixCache:
             shared: list[SharedPrefix | None] = []
             reused = []
             for ids in token_ids:
-                head = head_of(ids, min(len(ids) - 1, max(self._lengths, default=0)))
+                head = self._candidate(ids)
                 tokens = self._longest(head)
                 prefix = None
                 if tokens:
@@ -95,6 +95,10 @@ class PrefixCache:
                 self._evict()
                 fresh.add(key)
         return fresh & self._kept.keys()
+
+    def _candidate(self, ids: TokenIds) -> bytes:
+        """As much of an input as the longest kept prefix may be; its last token is left to compute."""
+        return head_of(ids, min(len(ids) - 1, max(self._lengths, default=0)))
 
     def _longest(self, head: bytes) -> int:
         """Tokens of the longest kept prefix that `head` begins with, or is."""
