@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from serve_app.bench.load import callers, rates
+from serve_app.bench.load import Load, callers, rates
 from serve_app.bench.target import FORM, Target, TargetError
 from serve_app.bench.workloads import WORKLOADS
 
@@ -52,24 +52,8 @@ def bench_command(environment: Mapping[str, str]) -> Callable[..., None]:
         ),
     ) -> None:
         """Load embedding services in turn, and write a report that compares them. OpenAI's and Cohere's APIs."""
-        names = [name for name in workload.split(",") if name]
-        if not names or (unknown := [name for name in names if name not in WORKLOADS]):
-            _fail(
-                f"Unknown workload {', '.join(unknown) if names else repr(workload)}; there are {', '.join(WORKLOADS)}."
-            )
-        try:
-            targets = [Target.of(text, environment) for text in target]
-            loads = callers(connections) + rates(rate)
-        except TargetError as error:
-            _fail(f"--target {error}")
-        except ValueError as error:
-            _fail(f"--connections and --rate are numbers with commas between them: {error}")
-        if len({each.name for each in targets}) < len(targets):
-            _fail("Two targets have the same name.")
-        if not loads:
-            _fail("Neither --connections nor --rate names a load.")
-        if not callers(connections) and any(load.share for load in loads):
-            _fail("A share as --rate needs --connections.")
+        names, loads = _named(workload), _loads(connections, rate)
+        targets = _targets(target, environment)
         try:
             from rich.console import Console
 
@@ -97,6 +81,38 @@ def bench_command(environment: Mapping[str, str]) -> Callable[..., None]:
             _fail("Interrupted; no report.")
 
     return bench
+
+
+def _named(workload: str) -> list[str]:
+    """The workloads that a list names."""
+    names = [name for name in workload.split(",") if name]
+    if not names or (unknown := [name for name in names if name not in WORKLOADS]):
+        _fail(f"Unknown workload {', '.join(unknown) if names else repr(workload)}; there are {', '.join(WORKLOADS)}.")
+    return names
+
+
+def _loads(connections: str, rate: str) -> list[Load]:
+    """Those of both lists."""
+    try:
+        closed, opened = callers(connections), rates(rate)
+    except ValueError as error:
+        _fail(f"--connections and --rate are numbers with commas between them: {error}")
+    if not closed + opened:
+        _fail("Neither --connections nor --rate names a load.")
+    if not closed and any(load.share for load in opened):
+        _fail("A share as --rate needs --connections.")
+    return closed + opened
+
+
+def _targets(texts: list[str], environment: Mapping[str, str]) -> list[Target]:
+    """The targets, no two of a name."""
+    try:
+        targets = [Target.of(text, environment) for text in texts]
+    except TargetError as error:
+        _fail(f"--target {error}")
+    if len({each.name for each in targets}) < len(targets):
+        _fail("Two targets have the same name.")
+    return targets
 
 
 def _fail(message: str) -> NoReturn:
