@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,13 @@ import torch
 from loadtest.bench_queries import measure_queries
 from loadtest.bench_report import describe_run, summarize, write_report
 from serve_app.engine.demo import demo_checkpoint
+from serve_app.engine.device import pick_device, pick_dtype
 from serve_app.engine.engine import Engine
+from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING
+from serve_app.engine.random_weights import random_weights
 from serve_app.engine.tokenizer import Tokenizer
-from serve_app.engine.weights import named_tensors
+from serve_app.engine.weights import LayerWeights, Weights, named_tensors
 
 
 def one_token_words(tokenizer: Tokenizer) -> list[str]:
@@ -59,7 +62,7 @@ def draw_texts(options: argparse.Namespace, tokenizer: Tokenizer) -> list[str]:
     return texts
 
 
-def sentence_transformer(engine: Engine, folder: Path) -> Any:
+def sentence_transformer(engine: Engine, weights: Weights, folder: Path) -> Any:
     """`SentenceTransformer` of the demo's tokenizer and pipeline, its model computing with the engine's
     weights."""
     from sentence_transformers import SentenceTransformer
@@ -70,7 +73,7 @@ def sentence_transformer(engine: Engine, folder: Path) -> Any:
     config = Qwen3Config(**fields, use_cache=False)
     with torch.device("meta"):
         model = Qwen3Model(config)
-    model.load_state_dict(named_tensors(engine.model.weights, engine.config), assign=True)
+    model.load_state_dict(named_tensors(weights, engine.config), assign=True)
     model.rotary_emb = type(model.rotary_emb)(config).to(engine.device)  # no weights of its own to load
     pipeline = SentenceTransformer(str(folder), device=str(engine.device))
     name = "model" if "model" in dict(pipeline[0].named_children()) else "auto_model"
@@ -79,9 +82,8 @@ def sentence_transformer(engine: Engine, folder: Path) -> Any:
     return pipeline
 
 
-def products(engine: Engine, lengths: list[int]) -> Callable[[], None]:
+def products(engine: Engine, layers: Sequence[LayerWeights], lengths: list[int]) -> Callable[[], None]:
     """The linear layers' products at the engine's batches."""
-    layers = engine.model.weights.layers
     batches = [sum(lengths[i] for i in batch) for batch in engine.batches(lengths)]
     widest = max(batches)
     weights = [[layer.qkv, layer.output, layer.gate_up, layer.down] for layer in layers]
@@ -118,14 +120,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     config = QWEN3_EMBEDDING[options.size]
     config = replace(config, num_hidden_layers=options.layers or config.num_hidden_layers)
-    engine = Engine.random(config, device=options.device, dtype=options.dtype, max_batch_tokens=options.batch_tokens)
+    device = pick_device(options.device)
+    weights = random_weights(config, device, pick_dtype(options.dtype, device))
+    engine = Engine(Model(config, weights), max_batch_tokens=options.batch_tokens)
     folder = demo_checkpoint()
     tokenizer = Tokenizer.read(folder)
     if options.case == "queries":
         return measure_queries(options, engine, tokenizer, one_token_words(tokenizer), seconds)
     texts = draw_texts(options, tokenizer)
     lengths = [len(ids) for ids in tokenizer.encode_batch(texts)]
-    pipeline = sentence_transformer(engine, folder)
+    pipeline = sentence_transformer(engine, weights, folder)
 
     def at_batch_size(size: int) -> Callable[[], Any]:
         return lambda: pipeline.encode(texts, batch_size=size, show_progress_bar=False)
@@ -139,7 +143,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     contestants: dict[str, Callable[[], object]] = {
         "engine": lambda: engine.encode(tokenizer.encode_batch(texts)),
         "sentence-transformers": at_batch_size(best),
-        "products": products(engine, lengths),
+        "products": products(engine, weights.layers, lengths),
     }
     contestants["products"]()
     times: dict[str, list[float]] = {name: [] for name in contestants}

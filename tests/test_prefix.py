@@ -134,7 +134,7 @@ def test_bfloat16_with_reuse_is_near_float32() -> None:
 
 def test_a_prefix_that_is_not_finite_fails_its_inputs_alone() -> None:
     engine = fresh()
-    engine.model.weights.embedding[42] = float("nan")
+    engine.model.embedding[42] = float("nan")
     good, bad = random_ids([20, 20], 1280)
     good[good == 42], bad[3] = 1, 42
     ids = behind(good, [3] * 5, 1) + behind(bad, [3] * 5, 2)

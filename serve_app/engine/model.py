@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serve_app.engine.attention import GroupedAttention, Packing
+from serve_app.engine.layer import FeedForward, LastLayer, Layer, Project
 from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.norm import rms_norm
+from serve_app.engine.projection import Dense
 from serve_app.engine.rope import RotaryTable, rotate_
 from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.varlen_attention import VarlenAttention, varlen_runs_on
-from serve_app.engine.weights import LayerWeights, Weights
+from serve_app.engine.weights import Weights
 
 _MLP_TOKENS = 4096  # tokens in the feed-forward at once: it is the widest part, and sets the peak of memory
 
@@ -22,20 +24,22 @@ _MLP_TOKENS = 4096  # tokens in the feed-forward at once: it is the widest part,
 class Model:
     """Qwen3 with last-token pooling. Holds no state between calls, so that threads may share it."""
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, project: Project = Dense) -> None:
+        """`project` makes the projections of the weights' matrices, one layer after another."""
         self.config = config
-        self.weights = weights
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
+        self.embedding = weights.embedding
+        self._norm = weights.norm.float()
         self._rotary = RotaryTable(config, self.device, self.dtype)
         varlen = varlen_runs_on(self.device, self.dtype, config.head_dim)
         self._attention = VarlenAttention() if varlen else GroupedAttention()
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        # Queries and keys lie side by side, so one weight for both lets one call normalise them.
-        self._head_norms = [
-            torch.cat([layer.query_norm.expand(heads, -1), layer.key_norm.expand(kv_heads, -1)])
-            for layer in weights.layers
-        ]
+        self._layers: list[Layer] = []
+        for index, layer in enumerate(weights.layers):
+            if index < config.num_hidden_layers - 1:
+                self._layers.append(Layer.of(layer, config, project))
+            else:
+                self._last = LastLayer.of(layer, config, project)
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = ()) -> Tensor:
@@ -49,12 +53,10 @@ class Model:
         """
         packing = Packing(lengths, self.device, prefixes)
         x, run = self._through_layers(ids, packing)
-        last = self.weights.layers[-1]
-        key, value = self._last_keys(x, last, run)
-        x = self._attend_pooled(x, key, value, last, run)
-        self._feed_forward(x, last, run)
+        x = self._attend_pooled(x, *self._last_keys(x, run), run)
+        self._feed_forward(x, self._last.feed_forward, run)
         pooled = x.float()
-        pooled = rms_norm(pooled, self.weights.norm.float(), self.config.rms_norm_eps, out=pooled)
+        pooled = rms_norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
         return F.normalize(pooled, dim=-1)
 
     @torch.inference_mode()
@@ -64,67 +66,68 @@ class Model:
         shape = (config.num_hidden_layers, len(ids), config.num_key_value_heads, config.head_dim)
         kept = SharedPrefix(*(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)))
         x, run = self._through_layers(ids, Packing([len(ids)], self.device), kept)
-        key, value = self._last_keys(x, self.weights.layers[-1], run)
-        kept.keys[-1], kept.values[-1] = key, value
+        kept.keys[-1], kept.values[-1] = self._last_keys(x, run)
         return kept
 
     def _through_layers(self, ids: Tensor, packing: Packing, kept: SharedPrefix | None = None) -> tuple[Tensor, _Pass]:
         """The states `[tokens, hidden]` before the last layer; keys and values go to `kept` on the way."""
-        x = F.embedding(ids, self.weights.embedding)
+        x = F.embedding(ids, self.embedding)
         run = _Pass(packing, *self._rotary.at(packing.positions), x, self.config)
-        for i in range(self.config.num_hidden_layers - 1):
-            key, value = self._attend(x, i, run)
+        for index, layer in enumerate(self._layers):
+            key, value = self._attend(x, index, layer, run)
             if kept is not None:
-                kept.keys[i], kept.values[i] = key, value
-            self._feed_forward(x, self.weights.layers[i], run)
+                kept.keys[index], kept.values[index] = key, value
+            self._feed_forward(x, layer.feed_forward, run)
         return x, run
 
-    def _attend(self, x: Tensor, index: int, run: _Pass) -> tuple[Tensor, Tensor]:
+    def _attend(self, x: Tensor, index: int, layer: Layer, run: _Pass) -> tuple[Tensor, Tensor]:
         """Add attention's output to `x` `[tokens, hidden]` in place; the keys and values, until the next call."""
-        config, layer, head_norm = self.config, self.weights.layers[index], self._head_norms[index]
-        normed = rms_norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
-        heads = torch.mm(normed, layer.qkv.t(), out=run.qkv).view(len(x), -1, config.head_dim)
-        turned = heads[:, : len(head_norm)]
-        rms_norm(turned, head_norm, config.rms_norm_eps, out=turned)
+        config, eps = self.config, self.config.rms_norm_eps
+        normed = rms_norm(x, layer.input_norm, eps, out=run.hidden)
+        heads = layer.qkv(normed, out=run.qkv).view(len(x), -1, config.head_dim)
+        turned = heads[:, : len(layer.head_norm)]
+        rms_norm(turned, layer.head_norm, eps, out=turned)
         rotate_(turned, run.cos, run.sin)
         key_begin = config.num_attention_heads
         value_begin = key_begin + config.num_key_value_heads
         query, key, value = heads.tensor_split((key_begin, value_begin), dim=1)
         self._attention.causal(query, key, value, run.packing, index, run.attended)
-        x.addmm_(run.attended.flatten(1), layer.output.t())
+        layer.output.add_to(x, run.attended.flatten(1))
         return key, value
 
-    def _last_keys(self, x: Tensor, layer: LayerWeights, run: _Pass) -> tuple[Tensor, Tensor]:
+    def _last_keys(self, x: Tensor, run: _Pass) -> tuple[Tensor, Tensor]:
         """Keys and values of the last layer, `[tokens, key_value_heads, head_dim]`; leaves the normalised states in
         `run.hidden`."""
-        config = self.config
+        config, layer = self.config, self._last
         normed = rms_norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
-        both = torch.mm(normed, layer.qkv[config.query_size :].t()).view(len(x), -1, config.head_dim)
+        both = layer.key_value(normed).view(len(x), -1, config.head_dim)
         key, value = both.chunk(2, dim=1)
         rms_norm(key, layer.key_norm, config.rms_norm_eps, out=key)
         rotate_(key, run.cos, run.sin)
         return key, value
 
-    def _attend_pooled(self, x: Tensor, key: Tensor, value: Tensor, layer: LayerWeights, run: _Pass) -> Tensor:
+    def _attend_pooled(self, x: Tensor, key: Tensor, value: Tensor, run: _Pass) -> Tensor:
         """The rows of `x` at the last tokens, `[n, hidden]`, with attention's output added.
 
         All that the last layer still has to find: the other rows only matter by their keys and values.
         """
-        config, last = self.config, run.packing.last
-        query = torch.mm(run.hidden[last], layer.qkv[: config.query_size].t()).view(len(last), -1, config.head_dim)
+        config, layer, last = self.config, self._last, run.packing.last
+        query = layer.query(run.hidden[last]).view(len(last), -1, config.head_dim)
         rms_norm(query, layer.query_norm, config.rms_norm_eps, out=query)
         rotate_(query, run.cos[last], run.sin[last])
         attended = self._attention.pooled(query, key, value, run.packing, config.num_hidden_layers - 1)
-        return x[last].addmm_(attended.flatten(1), layer.output.t())
+        x = x[last]
+        layer.output.add_to(x, attended.flatten(1))
+        return x
 
-    def _feed_forward(self, x: Tensor, layer: LayerWeights, run: _Pass) -> None:
+    def _feed_forward(self, x: Tensor, layer: FeedForward, run: _Pass) -> None:
         """Add the gated feed-forward's output to `x` `[tokens, hidden]` in place."""
         for part in x.split(_MLP_TOKENS):
             rows = len(part)
-            normed = rms_norm(part, layer.mlp_norm, self.config.rms_norm_eps, out=run.hidden[:rows])
-            gate, up = torch.mm(normed, layer.gate_up.t(), out=run.gate_up[:rows]).chunk(2, dim=1)
+            normed = rms_norm(part, layer.norm, self.config.rms_norm_eps, out=run.hidden[:rows])
+            gate, up = layer.gate_up(normed, out=run.gate_up[:rows]).chunk(2, dim=1)
             gated = torch.mul(F.silu(gate, inplace=True), up, out=run.gated[:rows])
-            part.addmm_(gated, layer.down.t())
+            layer.down.add_to(part, gated)
 
 
 class _Pass:
