@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serve_app.engine.attention import GroupedAttention, Packing
+from serve_app.engine.elementwise import pick_elementwise
 from serve_app.engine.layer import FeedForward, LastLayer, Layer, Project
 from serve_app.engine.model_config import ModelConfig
-from serve_app.engine.norm import rms_norm
 from serve_app.engine.projection import Dense
-from serve_app.engine.rope import RotaryTable, rotate_
+from serve_app.engine.rope import RotaryTable
 from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.varlen_attention import VarlenAttention, varlen_runs_on
 from serve_app.engine.weights import Weights
@@ -31,6 +31,7 @@ class Model:
         self.dtype = weights.embedding.dtype
         self.embedding = weights.embedding
         self._norm = weights.norm.float()
+        self._parts = pick_elementwise(self.device)
         self._rotary = RotaryTable(config, self.device, self.dtype)
         varlen = varlen_runs_on(self.device, self.dtype, config.head_dim)
         self._attention = VarlenAttention() if varlen else GroupedAttention()
@@ -56,7 +57,7 @@ class Model:
         x = self._attend_pooled(x, *self._last_keys(x, run), run)
         self._feed_forward(x, self._last.feed_forward, run)
         pooled = x.float()
-        pooled = rms_norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
+        pooled = self._parts.norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
         return F.normalize(pooled, dim=-1)
 
     @torch.inference_mode()
@@ -83,11 +84,10 @@ class Model:
     def _attend(self, x: Tensor, index: int, layer: Layer, run: _Pass) -> tuple[Tensor, Tensor]:
         """Add attention's output to `x` `[tokens, hidden]` in place; the keys and values, until the next call."""
         config, eps = self.config, self.config.rms_norm_eps
-        normed = rms_norm(x, layer.input_norm, eps, out=run.hidden)
+        normed = self._parts.norm(x, layer.input_norm, eps, out=run.hidden)
         heads = layer.qkv(normed, out=run.qkv).view(len(x), -1, config.head_dim)
         turned = heads[:, : len(layer.head_norm)]
-        rms_norm(turned, layer.head_norm, eps, out=turned)
-        rotate_(turned, run.cos, run.sin)
+        self._parts.turn_(turned, layer.head_norm, eps, run.cos, run.sin)
         key_begin = config.num_attention_heads
         value_begin = key_begin + config.num_key_value_heads
         query, key, value = heads.tensor_split((key_begin, value_begin), dim=1)
@@ -99,11 +99,10 @@ class Model:
         """Keys and values of the last layer, `[tokens, key_value_heads, head_dim]`; leaves the normalised states in
         `run.hidden`."""
         config, layer = self.config, self._last
-        normed = rms_norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
+        normed = self._parts.norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
         both = layer.key_value(normed).view(len(x), -1, config.head_dim)
         key, value = both.chunk(2, dim=1)
-        rms_norm(key, layer.key_norm, config.rms_norm_eps, out=key)
-        rotate_(key, run.cos, run.sin)
+        self._parts.turn_(key, layer.key_norm, config.rms_norm_eps, run.cos, run.sin)
         return key, value
 
     def _attend_pooled(self, x: Tensor, key: Tensor, value: Tensor, run: _Pass) -> Tensor:
@@ -113,8 +112,7 @@ class Model:
         """
         config, layer, last = self.config, self._last, run.packing.last
         query = layer.query(run.hidden[last]).view(len(last), -1, config.head_dim)
-        rms_norm(query, layer.query_norm, config.rms_norm_eps, out=query)
-        rotate_(query, run.cos[last], run.sin[last])
+        self._parts.turn_(query, layer.query_norm, config.rms_norm_eps, run.cos[last], run.sin[last])
         attended = self._attention.pooled(query, key, value, run.packing, config.num_hidden_layers - 1)
         x = x[last]
         layer.output.add_to(x, attended.flatten(1))
@@ -124,9 +122,8 @@ class Model:
         """Add the gated feed-forward's output to `x` `[tokens, hidden]` in place."""
         for part in x.split(_MLP_TOKENS):
             rows = len(part)
-            normed = rms_norm(part, layer.norm, self.config.rms_norm_eps, out=run.hidden[:rows])
-            gate, up = layer.gate_up(normed, out=run.gate_up[:rows]).chunk(2, dim=1)
-            gated = torch.mul(F.silu(gate, inplace=True), up, out=run.gated[:rows])
+            normed = self._parts.norm(part, layer.norm, self.config.rms_norm_eps, out=run.hidden[:rows])
+            gated = self._parts.gate(layer.gate_up(normed, out=run.gate_up[:rows]), out=run.gated[:rows])
             layer.down.add_to(part, gated)
 
 
