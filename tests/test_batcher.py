@@ -80,7 +80,7 @@ async def batching(engine: Engine, **changes: object) -> AsyncIterator[Batcher]:
     yield batcher
     await asyncio.wait_for(batcher.close(), 10)
     assert batcher.outstanding_tokens == 0
-    assert (len(batcher.queue), batcher._submissions, batcher._running, len(batcher._twins)) == (0, {}, set(), 0)
+    assert (len(batcher.queue), batcher._submissions, len(batcher._running), len(batcher._twins)) == (0, {}, 0, 0)
     assert not batcher._thread.alive
 
 

@@ -13,31 +13,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 
+from serve_app.engine.batch import Batch, EncodedBatch
 from serve_app.engine.queue import InputQueue, QueuePolicy
-from serve_app.engine.rate import TokenRate
-from serve_app.engine.submission import Batch, Encoded, Input, InputCancelledError, Submission
+from serve_app.engine.running import RunningBatches
+from serve_app.engine.submission import Encoded, Input, InputCancelledError, Submission
 from serve_app.engine.twins import Twins
 from serve_app.engine.worker import EngineThread
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
-from serve_app.types import Priority, TokenIds, Vectors
+from serve_app.types import Priority, TokenIds
 
 __all__ = ["Batcher", "Encoded", "EncodedBatch", "InputCancelledError"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class EncodedBatch:
-    """What the engine makes of a batch: float32 `[n, hidden]`, an exception for each row that is no vector, and
-    how many tokens of each input it needn't compute (empty for none)."""
-
-    vectors: Vectors
-    failed: dict[int, Exception] = field(default_factory=dict)
-    reused: list[int] = field(default_factory=list)
 
 
 class Batcher:
@@ -79,14 +69,11 @@ class Batcher:
         self._clock = clock
         self._submissions: dict[str, set[Submission]] = {}
         self._twins = Twins()
-        self._running: set[Batch] = set()
-        self._running_tokens = 0
-        self._busy_seconds = 0.0
+        self._running = RunningBatches(clock)
         self._start_scheduled = False
         self._closing = False
         self._drained = asyncio.Event()
         self._dead = False
-        self._rate = TokenRate()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = EngineThread(died=partial(self._post, self._bury))
 
@@ -100,28 +87,27 @@ class Batcher:
     @property
     def outstanding_tokens(self) -> int:
         """Tokens waiting and running."""
-        return self.queue.tokens + self._running_tokens
+        return self.queue.tokens + self._running.tokens
 
     @property
     def running_tokens(self) -> int:
         """Tokens of the batches handed to the engine."""
-        return self._running_tokens
+        return self._running.tokens
 
     @property
     def computed_tokens(self) -> int:
         """Tokens computed since the start."""
-        return self._rate.total
+        return self._running.rate.total
 
     @property
     def busy_seconds(self) -> float:
         """Time that the engine has computed since the start, the batch that runs now included."""
-        now = self._clock()
-        return self._busy_seconds + sum(max(0.0, now - batch.started) for batch in self._running if batch.started)
+        return self._running.busy_seconds
 
     @property
     def tokens_per_second(self) -> float:
         """Measured over the engine's busy time, the recent weighing more; 0 before the first batch."""
-        return self._rate.value
+        return self._running.rate.value
 
     def submit(
         self,
@@ -200,7 +186,6 @@ class Batcher:
                 break
             batch = self._batch(taken)
             self._running.add(batch)
-            self._running_tokens += batch.tokens
             self._thread.run(partial(self._compute, batch))
         if self._closing and not self._running:
             self._drained.set()
@@ -239,37 +224,20 @@ class Batcher:
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _computed(self, batch: Batch, outcome: EncodedBatch | Exception) -> None:
-        if batch not in self._running:
+        if not self._running.remove(batch):
             return
-        self._running.remove(batch)
-        self._running_tokens -= batch.tokens
-        self._busy_seconds += batch.ended - batch.started
         # First the engine's next batch, then the answers of this one.
         self._start()
-        expected = (len(batch.inputs), self._hidden_size)
-        if isinstance(outcome, EncodedBatch) and outcome.vectors.shape != expected:
-            outcome = EngineError(f"the engine returned {outcome.vectors.shape} for a batch of {expected}")
-        if isinstance(outcome, EncodedBatch):
-            self._rate.add(batch.tokens, batch.ended - batch.started)
-            batch.reused = outcome.reused or [0] * len(batch.inputs)
-            self.on_batch(batch, outcome.failed)
-            self._answer(batch, outcome)
+        checked = batch.checked(outcome, self._hidden_size)
+        if isinstance(checked, EngineError):
+            cause = outcome if isinstance(outcome, Exception) else checked
+            logger.error("A batch of %d inputs failed", len(batch.inputs), exc_info=cause)
+            batch.fail(checked)
             return
-        logger.error("A batch of %d inputs failed", len(batch.inputs), exc_info=outcome)
-        if not isinstance(outcome, EngineError):
-            outcome = EngineError(f"the engine failed on this batch: {type(outcome).__name__}")
-        for row in range(len(batch.inputs)):
-            for item in batch.askers(row):
-                self._fail(item, outcome)
-
-    def _answer(self, batch: Batch, outcome: EncodedBatch) -> None:
-        inference = batch.ended - batch.started
-        for row, vector in enumerate(outcome.vectors):
-            for item in batch.askers(row):
-                if row in outcome.failed:
-                    self._fail(item, outcome.failed[row])
-                elif not item.answered:
-                    item.submission.answer(item, vector, batch.started - item.arrival, inference)
+        self._running.rate.add(batch.tokens, batch.ended - batch.started)
+        batch.reused = checked.reused or [0] * len(batch.inputs)
+        self.on_batch(batch, checked.failed)
+        batch.answer(checked)
 
     def _fail(self, item: Input, error: Exception) -> None:
         if not item.answered:
@@ -299,6 +267,5 @@ class Batcher:
         logger.critical("The engine is gone", exc_info=cause)
         self._dead = True
         self._running.clear()
-        self._running_tokens = 0
         self._fail_all(EngineDeadError("the engine is gone"))
         self._drained.set()

@@ -92,23 +92,3 @@ class Submission:
         self._resolved(self)
         if not self.future.done():
             self.future.set_result(self.encoded)
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds; and then how many tokens
-    of each it needn't compute.
-
-    `followers` are the inputs that get the same answer as the one in that row of `inputs`. `tokens` includes theirs.
-    """
-
-    inputs: list[Input]
-    tokens: int
-    started: float = 0.0
-    ended: float = 0.0
-    reused: list[int] = field(default_factory=list)
-    followers: dict[int, list[Input]] = field(default_factory=dict)
-
-    def askers(self, row: int) -> list[Input]:
-        """All inputs that get the answer of this row."""
-        return [self.inputs[row], *self.followers.get(row, ())]
