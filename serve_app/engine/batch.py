@@ -24,7 +24,8 @@ class Batch:
     """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds; and then how many tokens
     of each it needn't compute.
 
-    `followers` are the inputs that get the same answer as the one in that row of `inputs`. `tokens` includes theirs.
+    `followers` are the inputs that get the same answer as the one in that row of `inputs`; some may have joined while it ran.
+    `tokens` includes theirs.
     """
 
     inputs: list[Input]
@@ -58,8 +59,9 @@ class Batch:
                     continue
                 if error is not None:
                     item.submission.fail(item, error)
-                else:
-                    item.submission.answer(item, vector, self.started - item.arrival, self.ended - self.started)
+                    continue
+                begun = max(self.started, item.arrival)  # one that joined has only waited for the rest of the run
+                item.submission.answer(item, vector, begun - item.arrival, max(0.0, self.ended - begun))
 
     def fail(self, error: EngineError) -> None:
         """Give every asker this error."""

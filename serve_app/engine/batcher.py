@@ -3,7 +3,7 @@ input.
 
 Batching is natural: a batch is formed when the engine is free, of whatever waits at that moment; there is
 no timer. `InputQueue` decides what goes first; inputs with the same token ids as one that goes are answered with
-it, wherever they wait. Everything but `run` happens on the event loop.
+it, wherever they wait, and those that come while it is computed too. Everything but `run` happens on the event loop.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from itertools import repeat
 from serve_app.engine.batch import Batch, EncodedBatch
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.engine.running import RunningBatches
-from serve_app.engine.submission import Encoded, Input, InputCancelledError, Submission
-from serve_app.engine.twins import Twins
+from serve_app.engine.submission import Encoded, Input, InputCancelledError, OpenSubmissions, Submission
+from serve_app.engine.waiting import WaitingInputs
 from serve_app.engine.worker import EngineThread
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
 from serve_app.types import Priority, TokenIds
@@ -33,15 +33,14 @@ logger = logging.getLogger(__name__)
 class Batcher:
     """Runs `run` over batches of at most `max_batch_tokens` tokens and `max_batch_inputs` inputs.
 
-    `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception
-    from it fails its batch's inputs with `EngineError`; `EngineDeadError`, or anything that is no
-    `Exception`, means that the engine is gone. `clock` gives monotonic seconds, the unit of all deadlines.
-    With `share_duplicates` equal inputs that wait are computed once; what one of them gets, vector or error, all
-    get. `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
-    loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and
-    `queue.policy` may be set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed,
-    before anybody gets an answer from it: it must be quick and must not raise. `cost` counts what an input takes
-    of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
+    `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception from it fails its batch's
+    inputs with `EngineError`; `EngineDeadError`, or anything that is no `Exception`, means that the engine is gone. `clock` gives
+    monotonic seconds, the unit of all deadlines. With `share_duplicates` equal inputs that wait or run are computed once; what one
+    of them gets, vector or error, all get. `depth` batches at most are handed to the thread at once: above 1 the engine never waits
+    for the event loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and `queue.policy`
+    may be set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed, before anybody
+    gets an answer from it: it must be quick and must not raise. `cost` counts what an input takes of `max_batch_tokens` when it is
+    submitted; everything else counts all of its tokens.
     """
 
     def __init__(
@@ -61,14 +60,13 @@ class Batcher:
         self.max_batch_inputs = max_batch_inputs
         self.share_duplicates = share_duplicates
         self.on_batch: Callable[[Batch, Mapping[int, Exception]], None] = lambda batch, failed: None
-        self.queue: InputQueue[Input] = InputQueue(policy)
+        self._waiting = WaitingInputs(policy)
         self._run = run
         self._hidden_size = hidden_size
         self._depth = depth
         self._cost = cost
         self._clock = clock
-        self._submissions: dict[str, set[Submission]] = {}
-        self._twins = Twins()
+        self._open = OpenSubmissions()
         self._running = RunningBatches(clock)
         self._start_scheduled = False
         self._closing = False
@@ -76,6 +74,11 @@ class Batcher:
         self._dead = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = EngineThread(died=partial(self._post, self._bury))
+
+    @property
+    def queue(self) -> InputQueue[Input]:
+        """What waits; to be looked at, and for its `policy`."""
+        return self._waiting.queue
 
     @property
     def healthy(self) -> bool:
@@ -129,7 +132,7 @@ class Batcher:
             raise EngineDeadError("the replica is shutting down" if self._closing else "the engine is gone")
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Encoded] = self._loop.create_future()
-        submission = Submission(len(token_ids), self._hidden_size, gateway, future, self._resolved)
+        submission = Submission(len(token_ids), self._hidden_size, gateway, future, self._open.remove)
         now = self._clock()
         submission.inputs = [
             Input(len(tokens), priority, deadline, now, tokens, id_, row, submission)
@@ -137,13 +140,14 @@ class Batcher:
         ]
         if len(submission.inputs) != len(token_ids):
             raise ValueError("an id, a priority and a deadline for every input")
-        self._submissions.setdefault(gateway, set()).add(submission)
+        self._open.add(submission)
         future.add_done_callback(partial(self._abandoned, submission))
         for item in submission.inputs:
-            item.cost = self._cost(item.token_ids)
             if self.share_duplicates:
-                self._twins.add(item)
-            self.queue.push(item)
+                item.key = item.token_ids.tobytes()
+            if not self._running.join(item):
+                item.cost = self._cost(item.token_ids)
+                self._waiting.add(item)
         if submission.inputs:
             self._schedule_start()
         else:
@@ -154,10 +158,9 @@ class Batcher:
         """Drop inputs by the gateway and ids they were submitted with; one that runs is computed and
         dropped."""
         dropped = set(ids)
-        for submission in list(self._submissions.get(gateway, ())):
-            for item in submission.inputs:
-                if item.id in dropped:
-                    self._fail(item, InputCancelledError("cancelled"))
+        for item in self._open.inputs(gateway):
+            if item.id in dropped:
+                self._fail(item, InputCancelledError("cancelled"))
 
     async def close(self, *, drain: bool = True) -> None:
         """Take no more inputs; compute what waits, or fail it with `EngineDeadError`; end the engine's
@@ -181,29 +184,13 @@ class Batcher:
         for item in self.queue.drop_expired(now):
             self._fail(item, DeadlineExceededError("The deadline passed before the input was computed."))
         while len(self._running) < self._depth:
-            taken = self.queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
-            if not taken:
+            batch = self._waiting.batch(self.max_batch_tokens, self.max_batch_inputs, now)
+            if batch is None:
                 break
-            batch = self._batch(taken)
             self._running.add(batch)
             self._thread.run(partial(self._compute, batch))
         if self._closing and not self._running:
             self._drained.set()
-
-    def _batch(self, taken: list[Input]) -> Batch:
-        batch = Batch([], 0)
-        for item in taken:
-            twins = self._twins.take(item)
-            if not twins:
-                continue  # it follows another that was taken
-            followers = [twin for twin in twins if twin is not item]
-            for twin in followers:
-                self.queue.discard(twin)
-            if followers:
-                batch.followers[len(batch.inputs)] = followers
-            batch.inputs.append(item)
-            batch.tokens += item.tokens * len(twins)
-        return batch
 
     def _compute(self, batch: Batch) -> None:
         """The engine thread's part."""
@@ -241,20 +228,12 @@ class Batcher:
 
     def _fail(self, item: Input, error: Exception) -> None:
         if not item.answered:
-            self.queue.discard(item)
-            self._twins.forget(item)
+            self._waiting.drop(item)
             item.submission.fail(item, error)
 
     def _fail_all(self, error: Exception) -> None:
-        for submission in [each for live in self._submissions.values() for each in live]:
-            for item in submission.inputs:
-                self._fail(item, error)
-
-    def _resolved(self, submission: Submission) -> None:
-        live = self._submissions[submission.gateway]
-        live.remove(submission)
-        if not live:
-            del self._submissions[submission.gateway]
+        for item in self._open.inputs():
+            self._fail(item, error)
 
     def _abandoned(self, submission: Submission, future: asyncio.Future[Encoded]) -> None:
         if future.cancelled():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from serve_app.engine.batch import Batch
 from serve_app.engine.rate import TokenRate
+from serve_app.engine.submission import Input
 
 
 class RunningBatches:
@@ -16,6 +17,7 @@ class RunningBatches:
         self.rate = TokenRate()
         self._clock = clock
         self._batches: set[Batch] = set()
+        self._rows: dict[bytes, tuple[Batch, int]] = {}  # where the input with that key is
         self._busy_seconds = 0.0
 
     def __len__(self) -> int:
@@ -31,6 +33,19 @@ class RunningBatches:
         """It is about to be handed over."""
         self._batches.add(batch)
         self.tokens += batch.tokens
+        for row, item in enumerate(batch.inputs):
+            if item.key is not None:
+                self._rows[item.key] = batch, row
+
+    def join(self, item: Input) -> bool:
+        """Whether one with the same key is computed already: then `item` gets the answer of that."""
+        if item.key is None or item.key not in self._rows:
+            return False
+        batch, row = self._rows[item.key]
+        batch.followers.setdefault(row, []).append(item)
+        batch.tokens += item.tokens
+        self.tokens += item.tokens
+        return True
 
     def remove(self, batch: Batch) -> bool:
         """It came back; False if it was given up before."""
@@ -38,10 +53,14 @@ class RunningBatches:
             return False
         self._batches.remove(batch)
         self.tokens -= batch.tokens
+        for item in batch.inputs:
+            if item.key is not None:
+                del self._rows[item.key]
         self._busy_seconds += batch.ended - batch.started
         return True
 
     def clear(self) -> None:
         """Give them all up: the engine is gone."""
         self._batches.clear()
+        self._rows.clear()
         self.tokens = 0

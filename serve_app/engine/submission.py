@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.engine.queue import QueuedInput
+from serve_app.engine.lane import QueuedInput
 from serve_app.errors import EmbedserveError
 from serve_app.types import TokenIds, Vectors
 
@@ -23,7 +23,8 @@ class Encoded:
     """What `Batcher.submit` resolves to, one entry per input in the order submitted.
 
     `vectors` is float32 `[n, hidden]`, zero in the rows whose index is in `errors`. `queue_seconds` (from
-    submission to the start of its batch) and `inference_seconds` (its batch's run) are float32 `[n]`.
+    submission to the start of its batch) and `inference_seconds` (its batch's run, or the rest of it for an input that joined it)
+    are float32 `[n]`.
     """
 
     vectors: Vectors
@@ -34,8 +35,8 @@ class Encoded:
 
 @dataclass(slots=True, eq=False)
 class Input(QueuedInput):
-    """One input of a submission; `answered` once its row holds a vector or an error. Inputs with the same `key` may share their
-    answer."""
+    """One input of a submission; `answered` once its row holds a vector or an error. Inputs with the same `key` share their answer;
+    one without shares with nobody."""
 
     token_ids: TokenIds
     id: int
@@ -92,3 +93,29 @@ class Submission:
         self._resolved(self)
         if not self.future.done():
             self.future.set_result(self.encoded)
+
+
+class OpenSubmissions:
+    """The calls that are not answered yet, by the gateway they came from."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, set[Submission]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
+
+    def add(self, submission: Submission) -> None:
+        """It waits for its answer from now on."""
+        self._of.setdefault(submission.gateway, set()).add(submission)
+
+    def remove(self, submission: Submission) -> None:
+        """It has its answer."""
+        live = self._of[submission.gateway]
+        live.remove(submission)
+        if not live:
+            del self._of[submission.gateway]
+
+    def inputs(self, gateway: str | None = None) -> list[Input]:
+        """The inputs of a gateway's calls, of all gateways for None; some may have been answered."""
+        of = self._of.values() if gateway is None else [self._of.get(gateway, set())]
+        return [item for live in of for submission in live for item in submission.inputs]
