@@ -13,6 +13,7 @@ from torch import Tensor
 
 from serve_app.engine import attention_check
 from serve_app.engine.buckets import BUCKETS, INPUTS, TOKENS, Bucket, bucket_of
+from serve_app.engine.engine import Engine
 from serve_app.engine.graphs import Graphs
 from serve_app.engine.model import Model
 from serve_app.engine.random_weights import random_weights
@@ -136,3 +137,31 @@ def test_graphs_stay_within_their_memory(model: Model, monkeypatch: pytest.Monke
     graphs.prepare(FEW, memory=250)
     assert len(graphs) == 2
     assert graphs.forward(random_ids([128], 100)) is None  # the larger of the largest come first
+
+
+def test_the_engine_uses_graphs_but_behind_prefixes(model: Model) -> None:
+    plain = Engine(model, prefix_cache_mb=0)
+    engine = Engine(model, graphs=True)
+    engine._graphs = Graphs(model, capture := Repeated())
+    engine.warmup()
+    assert len(engine._graphs) == len(BUCKETS)
+    capture.replays = 0
+    ids = random_ids([20, 30, 40, 50, 600], 1000)
+    assert np.allclose(engine.encode(ids[:4]), plain.encode(ids[:4]), atol=1e-6)
+    assert capture.replays == 1
+    assert np.allclose(engine.encode(ids), plain.encode(ids), atol=1e-6)
+    assert capture.replays == 1
+    shared = [np.append(ids[3], one) for one in ids[:4]]
+    engine.prefixes = Engine(model).prefixes  # which hasn't given up looking
+    assert np.allclose(engine.encode(shared), plain.encode(shared), atol=1e-5)
+    assert engine.encode_checked(shared).reused == [50] * 4
+    assert capture.replays == 1
+
+
+def test_without_cuda_graphs_are_off(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    assert not model.can_be_recorded
+    if not torch.cuda.is_available():
+        graphs = Graphs(model)
+        graphs.prepare(FEW)
+        assert len(graphs) == 0
+        assert "CUDA graphs are off" in caplog.text

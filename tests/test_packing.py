@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from serve_app.engine import attention, packing
 from serve_app.engine.model import Model
+from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.packing import pack
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.transfer import cut, staged, to_device
+from tests.allocated import peak_bytes
 from tests.checkpoints import SHAPES, random_ids
 
 CPU = torch.device("cpu")
@@ -55,8 +59,7 @@ def test_a_batch_goes_to_the_device_in_one_copy(monkeypatch: pytest.MonkeyPatch)
     assert batch.parts[2][1].key_bounds.tolist() == [0, 100, 120]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("part_tokens", [7, 64])
+@pytest.mark.parametrize(("shape", "part_tokens"), [("demo", 7), ("one-key-head", 7), ("no-sharing", 64)])
 def test_parts_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, shape: str, part_tokens: int) -> None:
     monkeypatch.setattr(attention, "_MASK_ENTRIES", 1000)  # so that masks come in blocks too
     config = SHAPES[shape]
@@ -71,3 +74,22 @@ def test_parts_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, shape:
     prefixes = [None] * len(ids) + [kept] * len(ids) + [short]
     found = parted.forward(parted.pack([*ids, *ids, ids[-1]], prefixes))
     assert np.allclose(found, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_an_input_of_32k_tokens_needs_memory_in_proportion(tmp_path: Path, prefixed: bool) -> None:
+    config = ModelConfig(512, 32, 64, 2, 2, 1, 16, max_position_embeddings=40960)
+    model = Model(config, random_weights(config, CPU, torch.float32), part_tokens=2048)
+    whole = Model(config, random_weights(config, CPU, torch.float32), part_tokens=40960)
+    prefix = model.prefix(np.arange(30)) if prefixed else None
+    long, short = random_ids([32768, 3], 512)
+    peaks = []
+    for tokens in (8192, 32768):
+        batch = model.pack([short, long[:tokens]], [None, prefix])
+        found, peak = peak_bytes(lambda batch=batch: model.forward(batch), tmp_path / "trace.json")
+        peaks.append(peak)
+    # A mask of every token for every other would be 2 ** 30 entries.
+    assert peaks[1] <= 5 * peaks[0]
+    assert peaks[1] < 2**27
+    if not prefixed:
+        assert np.allclose(found, whole.forward(whole.pack([short, long])), atol=1e-5)

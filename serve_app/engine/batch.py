@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve_app.engine.submission import Input
@@ -17,6 +18,10 @@ class EncodedBatch:
     vectors: Vectors
     failed: dict[int, Exception] = field(default_factory=dict)
     reused: list[int] = field(default_factory=list)
+
+
+Pending = Callable[[], EncodedBatch]
+"""A batch that was launched: waits for it. Raises as the engine does."""
 
 
 @dataclass(slots=True, eq=False)

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 
-from serve_app.engine.batch import Batch, EncodedBatch
+from serve_app.engine.batch import Batch, EncodedBatch, Pending
+from serve_app.engine.pipeline import Pipeline, attempted
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.engine.running import RunningBatches
 from serve_app.engine.submission import Encoded, Input, InputCancelledError, OpenSubmissions, Submission
 from serve_app.engine.waiting import WaitingInputs
-from serve_app.engine.worker import EngineThread
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
 from serve_app.types import Priority, TokenIds
 
@@ -36,16 +36,16 @@ class Batcher:
     `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception from it fails its batch's
     inputs with `EngineError`; `EngineDeadError`, or anything that is no `Exception`, means that the engine is gone. `clock` gives
     monotonic seconds, the unit of all deadlines. With `share_duplicates` equal inputs that wait or run are computed once; what one
-    of them gets, vector or error, all get. `depth` batches at most are handed to the thread at once: above 1 the engine never waits
-    for the event loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and `queue.policy`
-    may be set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed, before anybody
-    gets an answer from it: it must be quick and must not raise. `cost` counts what an input takes of `max_batch_tokens` when it is
-    submitted; everything else counts all of its tokens.
+    of them gets, vector or error, all get. `depth` batches at most are handed over at once. Above 1, `run` may only launch a batch
+    and return what waits for it, which another thread calls: so one is launched while another runs, if enough waits to fill it.
+    `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and `queue.policy` may be set at any time. `on_batch` is called with
+    every batch that was computed, and the rows of it that failed, before anybody gets an answer from it: it must be quick and must
+    not raise. `cost` counts what an input takes of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
     """
 
     def __init__(
         self,
-        run: Callable[[list[TokenIds]], EncodedBatch],
+        run: Callable[[list[TokenIds]], EncodedBatch | Pending],
         *,
         hidden_size: int,
         max_batch_tokens: int,
@@ -73,7 +73,7 @@ class Batcher:
         self._drained = asyncio.Event()
         self._dead = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = EngineThread(died=partial(self._post, self._bury))
+        self._thread = Pipeline(died=partial(self._post, self._bury), overlapping=depth > 1)
 
     @property
     def queue(self) -> InputQueue[Input]:
@@ -155,16 +155,14 @@ class Batcher:
         return future
 
     def cancel(self, gateway: str, ids: Iterable[int]) -> None:
-        """Drop inputs by the gateway and ids they were submitted with; one that runs is computed and
-        dropped."""
+        """Drop inputs by the gateway and ids they were submitted with; one that runs is computed and dropped."""
         dropped = set(ids)
         for item in self._open.inputs(gateway):
             if item.id in dropped:
                 self._fail(item, InputCancelledError("cancelled"))
 
     async def close(self, *, drain: bool = True) -> None:
-        """Take no more inputs; compute what waits, or fail it with `EngineDeadError`; end the engine's
-        thread."""
+        """Take no more inputs; compute what waits, or fail it with `EngineDeadError`; end the engine's thread."""
         self._closing = True
         if not drain:
             self._fail_all(EngineDeadError("the replica is shutting down"))
@@ -183,8 +181,9 @@ class Batcher:
         now = self._clock()
         for item in self.queue.drop_expired(now):
             self._fail(item, DeadlineExceededError("The deadline passed before the input was computed."))
-        while len(self._running) < self._depth:
-            batch = self._waiting.batch(self.max_batch_tokens, self.max_batch_inputs, now)
+        bounds = self.max_batch_tokens, self.max_batch_inputs
+        while len(self._running) < self._depth and (not self._running or self._waiting.fills(*bounds)):
+            batch = self._waiting.batch(*bounds, now)
             if batch is None:
                 break
             self._running.add(batch)
@@ -192,17 +191,19 @@ class Batcher:
         if self._closing and not self._running:
             self._drained.set()
 
-    def _compute(self, batch: Batch) -> None:
-        """The engine thread's part."""
-        outcome: EncodedBatch | Exception
+    def _compute(self, batch: Batch) -> Callable[[], None]:
+        """The part of the engine's first thread; what is left to do."""
         batch.started = self._clock()
-        try:
-            outcome = self._run([item.token_ids for item in batch.inputs])
-        except EngineDeadError:
-            raise
-        except Exception as error:
-            outcome = error
-        batch.ended = self._clock()
+        launched = attempted(partial(self._run, [item.token_ids for item in batch.inputs]))
+        if callable(launched):
+            return partial(self._collect, batch, launched)
+        self._running.end(batch)
+        return partial(self._post, self._computed, batch, launched)
+
+    def _collect(self, batch: Batch, launched: Pending) -> None:
+        """The part of the engine's last thread."""
+        outcome = attempted(launched)
+        self._running.end(batch)
         self._post(self._computed, batch, outcome)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:

@@ -19,6 +19,7 @@ class RunningBatches:
         self._batches: set[Batch] = set()
         self._rows: dict[bytes, tuple[Batch, int]] = {}  # where the input with that key is
         self._busy_seconds = 0.0
+        self._ended = 0.0
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -26,8 +27,8 @@ class RunningBatches:
     @property
     def busy_seconds(self) -> float:
         """Time that the engine has computed since the start, the batches that run now included."""
-        now = self._clock()
-        return self._busy_seconds + sum(max(0.0, now - batch.started) for batch in self._batches if batch.started)
+        begun = [batch.started for batch in self._batches if batch.started and not batch.ended]
+        return self._busy_seconds + (max(0.0, self._clock() - max(self._ended, min(begun))) if begun else 0.0)
 
     def add(self, batch: Batch) -> None:
         """It is about to be handed over."""
@@ -46,6 +47,11 @@ class RunningBatches:
         batch.tokens += item.tokens
         self.tokens += item.tokens
         return True
+
+    def end(self, batch: Batch) -> None:
+        """It is computed; on the engine's thread. One that was launched behind another started when that ended."""
+        batch.started, batch.ended = max(batch.started, self._ended), self._clock()
+        self._ended = batch.ended
 
     def remove(self, batch: Batch) -> bool:
         """It came back; False if it was given up before."""

@@ -30,6 +30,10 @@ class WaitingInputs:
         self.queue.discard(item)
         self._twins.forget(item)
 
+    def fills(self, max_tokens: int, max_inputs: int) -> bool:
+        """Whether a batch within these bounds gains nothing by waiting for more."""
+        return self.queue.tokens >= max_tokens or len(self.queue) >= max_inputs
+
     def batch(self, max_tokens: int, max_inputs: int, now: float) -> Batch | None:
         """The next batch, within these bounds by what is to be computed; None if nothing waits."""
         taken = self.queue.take(max_tokens, max_inputs, now)
