@@ -36,9 +36,9 @@ from serve_app.cluster.gateway_telemetry import GatewayTelemetry
 from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.config import Settings
+from serve_app.engine.batch import Batch
 from serve_app.engine.batcher import Batcher, EncodedBatch
-from serve_app.engine.queue import QueuedInput
-from serve_app.engine.submission import Batch
+from serve_app.engine.lane import QueuedInput
 from serve_app.telemetry.directory import MetricsDirectory
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
 from serve_app.telemetry.lifetime import Lifetime

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from serve_app.engine.queue import QueuedInput, QueuePolicy
+from serve_app.engine.lane import QueuedInput
+from serve_app.engine.queue import QueuePolicy
 from serve_app.types import Priority
 
 

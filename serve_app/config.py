@@ -37,7 +37,9 @@ class BatchSettings(_Section):
     """How a replica forms batches. A batch starts whenever the engine is free; there is no wait to tune."""
 
     max_tokens: int | None = Field(
-        None, ge=16, description="token budget of one forward pass; unset: 16384 on GPU, 2048 on CPU"
+        None,
+        ge=16,
+        description="token budget of one forward pass; unset: 16384 on GPU, or less if its memory holds less, 2048 on CPU",
     )
     max_inputs: int = Field(512, ge=1)
     bulk_patience_seconds: float = Field(
@@ -46,7 +48,7 @@ class BatchSettings(_Section):
     prefix_cache_mb: int | None = Field(
         None,
         ge=0,
-        description="memory for prefixes that inputs share; 0: none; unset: 128 on CPU, none on GPU (not tried yet)",
+        description="memory for prefixes that inputs share; 0: none; unset: 128 on CPU, 256 on GPU if its kernel passes the check",
     )
     share_duplicates: bool = Field(
         True, description="compute inputs with the same tokens once where they wait together"
@@ -201,6 +203,12 @@ class Settings(_Section):
         None, ge=1, description="torch threads per Embedder on CPU; unset: the node's cores / most replicas"
     )
 
+    cuda_graphs: bool = Field(True, description="on GPU, launch small batches as CUDA graphs")
+    batch_invariant: bool = Field(
+        False,
+        description="vectors don't depend, to the last bit, on what else is in a batch; slower, most so for short inputs",
+    )
+
     token_ids: str = Field(
         "model",
         pattern=r"^(model|refuse|tiktoken:[\w.-]+)$",
@@ -263,6 +271,8 @@ class Settings(_Section):
             raise ValueError("replicas must lie between autoscaling.min_replicas and autoscaling.max_replicas")
         if self.num_gpus is not None and self.num_gpus > 1 and not math.isclose(self.num_gpus % 1, 0):
             raise ValueError("num_gpus above 1 must be a whole number (Ray's rule)")
+        if self.batch_invariant and self.batch.prefix_cache_mb:
+            raise ValueError("batch_invariant does without shared prefixes: unset batch.prefix_cache_mb")
         if self.revision is not None and self.model == DEMO_MODEL_ID:
             raise ValueError("the demo checkpoint has no revisions: unset revision or choose a model")
         if self.tiktoken_file is not None and not self.token_ids.startswith("tiktoken:"):

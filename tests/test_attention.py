@@ -12,7 +12,7 @@ import torch.nn.attention.varlen
 import torch.nn.functional as F
 from torch import Tensor
 
-from serve_app.engine import model
+from serve_app.engine import attention_check
 from serve_app.engine.engine import Engine
 from serve_app.engine.varlen_attention import varlen_runs_on
 from tests.checkpoints import SHAPES, checkpoint, random_ids
@@ -68,7 +68,7 @@ def test_varlen_path_gives_the_same(monkeypatch: pytest.MonkeyPatch, shape: str,
     ids = random_ids([1, 5, 5, 40, 130], SHAPES[shape].vocab_size)
     expected = Engine.load(str(checkpoint(shape)), device="cpu").encode(ids)
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
-    monkeypatch.setattr(model, "varlen_runs_on", lambda *_: True)
+    monkeypatch.setattr(attention_check, "varlen_runs_on", lambda *_: True)
     varlen = Engine.load(str(checkpoint(shape)), device="cpu")
     assert np.abs(varlen.encode(ids) - expected).max() <= 1e-6
 
@@ -79,6 +79,73 @@ def test_varlen_path_gives_the_same(monkeypatch: pytest.MonkeyPatch, shape: str,
     found, _, reused = varlen.encode_checked(sharing)
     assert reused == [20, 33] * 5 + [0] * 5
     assert np.abs(found - expected).max() <= 1e-5
+
+
+def aligned_at_the_top(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+    *, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """As kernels that let the first query see the first key only, however many keys there are."""
+    out = torch.empty_like(query)
+    for i in range(len(cu_seq_q) - 1):
+        rows, seen = slice(*cu_seq_q[i : i + 2].tolist()), slice(*cu_seq_k[i : i + 2].tolist())
+        one = [x.transpose(0, 1)[None] for x in (query[rows], key[seen], value[seen])]
+        out[rows] = F.scaled_dot_product_attention(*one, is_causal=window_size == (-1, 0), enable_gqa=True)[
+            0
+        ].transpose(0, 1)
+    return out
+
+
+def sees_all(query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, *_: int, **__: object) -> Tensor:
+    return attend(
+        query, *(x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value)), cu_q, cu_k, False
+    )
+
+
+def gives_nan(query: Tensor, *_: object, **__: object) -> Tensor:
+    return torch.full_like(query, torch.nan)
+
+
+def is_missing(*_: object, **__: object) -> Tensor:
+    raise RuntimeError("no kernel image is available for execution on the device")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (aligned_at_the_top, "behind prefixes: its results are off by"),
+        (sees_all, "not used on cpu: its results are off by"),
+        (gives_nan, "off by nan"),
+        (is_missing, "no kernel image"),
+    ],
+)
+def test_a_kernel_that_fails_its_check_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kernel: Any, said: str
+) -> None:
+    ids = random_ids([1, 5, 40, 130], SHAPES["demo"].vocab_size)
+    ids += [np.append(ids[2][:30], one) for one in ids]
+    expected = Engine.load(str(checkpoint()), device="cpu", prefix_cache_mb=0).encode(ids)
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(attention_check, "varlen_runs_on", lambda *_: True)
+    engine = Engine.load(str(checkpoint()), device="cpu")
+    assert said in caplog.text
+    assert len(caplog.records) == 1
+    assert not engine.model.goes_on
+    for _ in range(2):
+        assert engine.encode_checked(ids).reused == [0] * len(ids)
+    engine.keep_prefixes(1)  # who asks for it gets it, by the slower way
+    engine.encode(ids)
+    assert np.abs(engine.encode(ids) - expected).max() <= 1e-5
+    assert len(engine.prefixes) == 1
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize("shape", ["demo", "one-key-head"])
+def test_torchs_own_call_passes_the_check(shape: str, goes_on: bool) -> None:
+    cpu = torch.device("cpu")
+    for dtype in (torch.float32, torch.bfloat16):
+        safe = attention_check.GroupedAttention()
+        assert attention_check.disagreement(safe, SHAPES[shape], cpu, dtype, goes_on=goes_on) is None
 
 
 def test_varlen_is_for_bfloat16_on_newer_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
 from itertools import count
-from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -16,79 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.engine.batcher import Batcher, EncodedBatch, InputCancelledError
-from serve_app.engine.queue import QueuePolicy
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError, NonFiniteError
 from serve_app.types import Priority, TokenIds
-
-HIDDEN = 3
-POLICY = QueuePolicy(class_bounds=(10, 100), class_patience_s=(0.0, 1.0, 5.0), bulk_patience_s=2.0)
-
-
-def tokens(n: int, mark: int) -> TokenIds:
-    """An input of `n` tokens that no other has."""
-    return np.full(n, mark, np.int32)
-
-
-def vector(token_ids: TokenIds) -> list[float]:
-    return [float(token_ids[0]), float(len(token_ids)), 1.0]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Engine:
-    """Blocks in each batch until told its outcome: `None` computes, a set fails those rows, a callable is called."""
-
-    def __init__(self, clock: Clock | None = None, seconds: float = 0.0) -> None:
-        self.batches: list[list[TokenIds]] = []
-        self.entered = threading.Semaphore(0)
-        self.outcomes: SimpleQueue[set[int] | Callable[[], None] | None] = SimpleQueue()
-        self.held = False
-        self.threads: set[int] = set()
-        self.clock = clock
-        self.seconds = seconds
-
-    def run(self, batch: list[TokenIds]) -> EncodedBatch:
-        self.threads.add(threading.get_ident())
-        self.batches.append(batch)
-        self.entered.release()
-        outcome = self.outcomes.get(timeout=10) if self.held else None
-        if self.clock is not None:
-            self.clock.now += self.seconds
-        if callable(outcome):
-            outcome()
-        vectors = np.array([vector(each) for each in batch], np.float32)
-        return EncodedBatch(vectors, {row: NonFiniteError(str(row)) for row in outcome or () if row < len(batch)})  # type: ignore[union-attr]
-
-    def marks(self) -> list[list[int]]:
-        return [[int(each[0]) for each in batch] for batch in self.batches]
-
-    async def started(self) -> None:
-        """Wait until one more batch is in the engine."""
-        await asyncio.to_thread(self.entered.acquire, timeout=10)
-
-
-@contextlib.asynccontextmanager
-async def batching(engine: Engine, **changes: object) -> AsyncIterator[Batcher]:
-    options: dict[str, object] = {"max_batch_tokens": 100, "max_batch_inputs": 8, "policy": POLICY}
-    batcher = Batcher(engine.run, hidden_size=HIDDEN, **(options | changes))  # type: ignore[arg-type]
-    yield batcher
-    await asyncio.wait_for(batcher.close(), 10)
-    assert batcher.outstanding_tokens == 0
-    assert (len(batcher.queue), batcher._submissions, batcher._running, len(batcher._twins)) == (0, {}, set(), 0)
-    assert not batcher._thread.alive
-
-
-def raising(error: BaseException) -> Callable[[], None]:
-    def fail() -> None:
-        raise error
-
-    return fail
+from tests.batching import HIDDEN, Clock, Engine, batching, raising, tokens, vector
 
 
 async def test_vectors_come_back_in_the_order_submitted():
@@ -100,66 +27,6 @@ async def test_vectors_come_back_in_the_order_submitted():
         assert encoded.errors == {}
     assert len(engine.threads) == 1
     assert threading.get_ident() not in engine.threads
-
-
-async def test_equal_inputs_that_wait_are_computed_once():
-    engine = Engine(clock := Clock(), seconds=2.0)
-    engine.held = True
-    async with batching(engine, share_duplicates=True, max_batch_tokens=20, clock=clock) as batcher:
-        first = batcher.submit([tokens(5, 1)])
-        await engine.started()
-        late = batcher.submit([tokens(5, 1)])  # its twin runs already
-        futures = [
-            batcher.submit([tokens(8, 3), tokens(8, 2), tokens(8, 2), tokens(8, 4)]),
-            batcher.submit([tokens(8, 2), tokens(7, 2)], priorities=[1, 1]),
-        ]
-        assert batcher.outstanding_tokens == 5 + 5 + 32 + 15
-        for _ in range(8):
-            engine.outcomes.put(None)
-        answers = await asyncio.gather(first, late, *futures)
-        assert engine.marks()[:2] == [[1], [1, 3]]
-        computed = sorted((int(each[0]), len(each)) for batch in engine.batches[2:] for each in batch)
-        assert computed == [(2, 7), (2, 8), (4, 8)]
-        assert batcher.computed_tokens == 5 + 5 + 32 + 15
-    for encoded, expected in zip(answers, [[(5, 1)], [(5, 1)], [(8, 3), (8, 2), (8, 2), (8, 4)], [(8, 2), (7, 2)]]):  # noqa: B905
-        assert encoded.errors == {}
-        assert encoded.vectors.tolist() == [vector(tokens(*each)) for each in expected]
-        assert encoded.inference_seconds.tolist() == [2.0] * len(expected)
-
-
-async def test_equal_inputs_share_errors_and_are_dropped_one_by_one():
-    engine = Engine()
-    engine.held = True
-    async with batching(engine, share_duplicates=True) as batcher:
-        first = batcher.submit([tokens(5, 9)])
-        await engine.started()
-        same, other = [tokens(5, 1)], [tokens(5, 2)]
-        asking = [batcher.submit(same, gateway="g", ids=[i]) for i in range(4)] + [batcher.submit(other)]
-        batcher.cancel("g", [0])  # while it waits: the first of them
-        engine.outcomes.put(None)
-        await engine.started()
-        batcher.cancel("g", [1])  # while it runs
-        engine.outcomes.put({0})
-        await first
-        cancelled, stopped, *failed, good = [(await future).errors.get(0) for future in asking]
-        assert isinstance(cancelled, InputCancelledError)
-        assert isinstance(stopped, InputCancelledError)
-        assert [str(error) for error in failed] == ["0", "0"]
-        assert good is None
-        assert engine.marks() == [[9], [1, 2]]
-        engine.outcomes.put(raising(EngineError("all of it")))
-        both = await batcher.submit(same * 2)
-        assert [str(both.errors[row]) for row in range(2)] == ["all of it"] * 2
-
-
-async def test_equal_inputs_are_each_computed_where_they_may_not_share():
-    async with batching(engine := Engine()) as batcher:
-        await batcher.submit([tokens(5, 1)] * 3)
-        assert engine.marks() == [[1, 1, 1]]
-        waiting = batcher.submit([tokens(5, 1)] * 2)
-        batcher.share_duplicates = True  # for what comes from now on
-        await asyncio.gather(waiting, batcher.submit([tokens(5, 1)] * 2))
-        assert engine.marks()[1:] == [[1, 1, 1]]
 
 
 async def test_what_arrives_while_the_engine_is_busy_shares_the_next_batch():
@@ -483,63 +350,3 @@ class Script:
 @given(script=st.lists(operations, max_size=40), depth=st.sampled_from([1, 2]))
 def test_every_input_is_answered_once_with_its_own_vector(script: list[tuple], depth: int):
     asyncio.run(asyncio.wait_for(Script(depth).play(script), 30))
-
-
-kinds = st.tuples(st.sampled_from([1, 4, 11, 30]), st.integers(1, 3))
-
-
-@given(
-    script=st.lists(
-        st.one_of(
-            st.tuples(st.just("submit"), st.lists(kinds, min_size=1, max_size=6), st.booleans()),
-            st.tuples(st.just("cancel"), st.integers(0, 20)),
-            st.tuples(st.just("share"), st.booleans()),
-            st.tuples(st.just("finish")),
-        ),
-        max_size=25,
-    )
-)
-@settings(max_examples=40, deadline=None)
-def test_sharing_answers_everyone_with_their_own(script: list[tuple]) -> None:
-    """Whatever is equal, cancelled or switched meanwhile; and no batch computes anything twice while sharing is on."""
-    engine = Engine()
-    engine.held = True
-    submissions: list[tuple[asyncio.Future, list[tuple[int, int]], set[int]]] = []
-
-    async def play() -> None:
-        async with batching(engine, share_duplicates=True, max_batch_tokens=40, max_batch_inputs=4) as batcher:
-            switched, numbers = False, count()
-            for name, *arguments in script:
-                if name == "submit":
-                    wanted, bulk = arguments
-                    ids = [next(numbers) for _ in wanted]
-                    future = batcher.submit(
-                        [tokens(*each) for each in wanted], ids=ids, priorities=[int(bulk)] * len(wanted)
-                    )
-                    submissions.append((future, wanted, set(ids)))
-                elif name == "cancel":
-                    batcher.cancel("", arguments)
-                    cancelled.update(arguments)
-                elif name == "share":
-                    batcher.share_duplicates = arguments[0]
-                    switched = True
-                elif batcher._running:
-                    engine.outcomes.put(None)
-                await asyncio.sleep(0)
-            for _ in range(200):
-                engine.outcomes.put(None)
-            for future, wanted, ids in submissions:
-                encoded = await asyncio.wait_for(future, 10)
-                for row, (each, id_) in enumerate(zip(wanted, sorted(ids), strict=True)):
-                    if row in encoded.errors:
-                        assert isinstance(encoded.errors[row], InputCancelledError)
-                        assert id_ in cancelled
-                    else:
-                        assert encoded.vectors[row].tolist() == vector(tokens(*each))
-            assert all(engine.batches), "a batch of nothing"
-            for batch in engine.batches:
-                same = [(int(each[0]), len(each)) for each in batch]
-                assert switched or len(same) == len(set(same))
-
-    cancelled: set[int] = set()
-    asyncio.run(play())

@@ -104,7 +104,7 @@ def test_small_batches_give_the_same_as_large_ones() -> None:
 def test_feed_forward_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = random_ids([300, 5], SHAPES["demo"].vocab_size)
     whole = engine().encode(ids)
-    monkeypatch.setattr("serve_app.engine.model._MLP_TOKENS", 64)
+    monkeypatch.setattr("serve_app.engine.model.MLP_TOKENS", 64)
     assert np.abs(engine().encode(ids) - whole).max() <= 1e-6
 
 
@@ -112,6 +112,18 @@ def test_vectors_are_normalised() -> None:
     vectors = engine().encode(random_ids(LENGTHS, 1280))
     assert vectors.shape == (len(LENGTHS), 128)
     assert np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
+
+
+def test_warmup_finds_a_batch_that_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Engine.load(str(checkpoint()), device="cpu", max_batch_tokens=2000)
+
+    def encode(ids: list[TokenIds]) -> None:
+        if len(ids[0]) > 600:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(small, "encode", encode)
+    small._run_largest(np.zeros(4000, np.int32))
+    assert small.max_batch_tokens == 500
 
 
 def test_bfloat16_is_near_float32() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.engine.queue import InputQueue, QueuedInput, QueuePolicy
+from serve_app.engine.lane import QueuedInput
+from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.types import Priority
 
 LOW = QueuePolicy(class_bounds=(10, 100), class_patience_s=(0.0, 1.0, 5.0), bulk_patience_s=2.0)

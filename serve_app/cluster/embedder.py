@@ -15,7 +15,7 @@ from serve_app.cluster.embedder_telemetry import EmbedderTelemetry, held_devices
 from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.vitals import vitals
-from serve_app.config import EMBEDDER_LIVE, Settings, default_tokens
+from serve_app.config import EMBEDDER_LIVE, Settings
 from serve_app.engine.queue import QueuePolicy
 from serve_app.telemetry.lifetime import Lifetime
 from serve_app.telemetry.nodes import node_directory
@@ -41,7 +41,7 @@ class Embedder:
         self._batcher = loaded.batcher
         self._keep_prefixes = loaded.keep_prefixes
         self._chunks = ChunkServer(self._batcher, replica, loaded.model)
-        self._own_tokens = default_tokens(num_gpus)
+        self._batch_tokens = loaded.batch_tokens
         self._live = LiveSettings(settings, EMBEDDER_LIVE, self._apply)
 
     @staticmethod
@@ -91,7 +91,7 @@ class Embedder:
     def _apply(self, settings: Settings, before: Settings) -> None:
         batch = settings.batch
         if batch.max_tokens != before.batch.max_tokens:  # or it stays where too little memory may have put it
-            self._batcher.max_batch_tokens = batch.max_tokens or self._own_tokens
+            self._batcher.max_batch_tokens = self._batch_tokens(batch.max_tokens)
         if batch.prefix_cache_mb != before.batch.prefix_cache_mb:
             self._keep_prefixes(batch.prefix_cache_mb)
         if batch.share_duplicates != before.batch.share_duplicates:

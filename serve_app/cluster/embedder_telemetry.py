@@ -12,8 +12,8 @@ from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.served import served_id
 from serve_app.cluster.tasks import TaskGroup
 from serve_app.config import Settings
+from serve_app.engine.batch import Batch
 from serve_app.engine.checkpoint import Checkpoint, resolve
-from serve_app.engine.submission import Batch
 from serve_app.errors import NonFiniteError
 from serve_app.telemetry.embedder_metrics import EmbedderMetrics
 from serve_app.telemetry.peaks import peak_flops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 
 from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.served import fingerprint
-from serve_app.config import Settings
-from serve_app.engine.batcher import Batcher, EncodedBatch
+from serve_app.config import Settings, default_tokens
+from serve_app.engine.batch import EncodedBatch, Pending
+from serve_app.engine.batcher import Batcher
 from serve_app.engine.checkpoint import Checkpoint, ModelConfig, resolve
-from serve_app.engine.device import memory_bytes
-from serve_app.engine.engine import Engine
+from serve_app.engine.device import memory_bytes, pick_device, pick_dtype
+from serve_app.engine.device_budget import budget_batches
+from serve_app.engine.engine import CUDA_PREFIX_MB, Engine
+from serve_app.engine.graphs import GRAPH_BYTES
 from serve_app.engine.memory import HalvingEncoder
 from serve_app.engine.queue import QueuePolicy
 from serve_app.errors import EngineError, NonFiniteError
@@ -29,18 +33,23 @@ SMALL_PARAMETERS = 20_000_000
 def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
     """A started batcher over a loaded, checked and warmed-up engine.
 
-    Raises `CheckpointError` if the model can't be served.
+    Raises `CheckpointError` if the model can't be served, `EngineError` if the device can't do what the settings ask for.
     """
     logger = configure_logging()
     device = "cuda" if num_gpus else "cpu"
     logger.info("Loading %s on %s", settings.model, device)
     folder = resolve(settings.model, settings.revision)
+    config = Checkpoint.read(folder).config
+    granted = memory_budget(settings, config, num_gpus)
     engine = Engine.load(
         str(folder),
         device=device,
         dtype=None if settings.dtype == "auto" else settings.dtype,
+        max_batch_tokens=granted(settings.batch.max_tokens) if num_gpus else None,
         prefix_cache_mb=settings.batch.prefix_cache_mb,
-        threads=settings.threads or default_threads(Checkpoint.read(folder).config, settings.most_replicas),
+        threads=settings.threads or default_threads(config, settings.most_replicas),
+        graphs=settings.cuda_graphs,
+        invariant=settings.batch_invariant,
     )
     logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
     started = time.monotonic()
@@ -52,21 +61,26 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         )
     logger.info("Embedding model loaded successfully: %s", settings.model)
 
+    on_gpu = engine.device.type == "cuda"
+
     def lower(tokens: int) -> None:
         batcher.max_batch_tokens = min(batcher.max_batch_tokens, tokens)
 
     batcher = Batcher(
         HalvingEncoder(
-            partial(encode_batch, engine), hidden_size=engine.hidden_size, lower=lower, cost=engine.prefixes.cost
+            partial(launch_batch if on_gpu else encode_batch, engine),
+            hidden_size=engine.hidden_size,
+            lower=lower,
+            cost=engine.prefixes.cost,
         ),
         hidden_size=engine.hidden_size,
-        max_batch_tokens=settings.batch.max_tokens or engine.max_batch_tokens,
+        max_batch_tokens=engine.max_batch_tokens if on_gpu else granted(settings.batch.max_tokens),
         max_batch_inputs=settings.batch.max_inputs,
         policy=QueuePolicy(bulk_patience_s=settings.batch.bulk_patience_seconds),
         cost=engine.prefixes.cost,
+        depth=2 if on_gpu else 1,
         share_duplicates=settings.batch.share_duplicates,
     )
-    on_gpu = engine.device.type == "cuda"
     return Loaded(
         batcher,
         fingerprint(settings, folder),
@@ -75,6 +89,33 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         str(engine.dtype).removeprefix("torch."),
         partial(memory_bytes, engine.device) if on_gpu else dict,
         engine.keep_prefixes,
+        granted,
+    )
+
+
+def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> Callable[[int | None], int]:
+    """The most tokens of a batch, by what `batch.max_tokens` asks for: on a GPU no more than its memory holds.
+
+    Raises `EngineError` if the model, or what the settings ask for, doesn't fit.
+    """
+    default = default_tokens(num_gpus)
+    if not num_gpus:
+        return lambda asked: asked or default
+    device = pick_device("cuda")
+    batch = settings.batch
+    prefix_mb = CUDA_PREFIX_MB if batch.prefix_cache_mb is None else batch.prefix_cache_mb
+    return budget_batches(
+        config,
+        device,
+        pick_dtype(None if settings.dtype == "auto" else settings.dtype, device),
+        share=num_gpus,
+        prefix_cache=0 if settings.batch_invariant else prefix_mb * 2**20,
+        graphs=GRAPH_BYTES if settings.cuda_graphs and not settings.batch_invariant else 0,
+        asked=batch.max_tokens,
+        default=default,
+        inputs=batch.max_inputs,
+        longest_input=min(settings.limits.max_input_tokens, config.max_position_embeddings),
+        invariant=settings.batch_invariant,
     )
 
 
@@ -87,14 +128,31 @@ def default_threads(config: ModelConfig, replicas: int) -> int:
 
 def encode_batch(engine: Engine, token_ids: list[TokenIds]) -> EncodedBatch:
     """One batch through the engine; an input that it refuses, or whose vector isn't finite, fails alone."""
+    return launch_batch(engine, token_ids)()
+
+
+def launch_batch(engine: Engine, token_ids: list[TokenIds]) -> Pending:
+    """Start what `encode_batch` does; what is returned waits for it."""
     try:
-        vectors, bad, reused = engine.encode_checked(token_ids)
+        launched = engine.launch(token_ids)
     except EngineError as error:
         if len(token_ids) == 1:
-            return EncodedBatch(np.zeros((1, engine.hidden_size), np.float32), {0: error})
-        alone = [encode_batch(engine, [ids]) for ids in token_ids]
-        failed = {row: one.failed[0] for row, one in enumerate(alone) if one.failed}
-        reused = [tokens for one in alone for tokens in one.reused or [0]]
-        return EncodedBatch(np.concatenate([one.vectors for one in alone]), failed, reused)
-    failed = {row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad}
-    return EncodedBatch(vectors, failed, reused)
+            alone = EncodedBatch(np.zeros((1, engine.hidden_size), np.float32), {0: error})
+            return lambda: alone
+        each = [launch_batch(engine, [ids]) for ids in token_ids]
+        return lambda: _joined([one() for one in each])
+
+    def arrived() -> EncodedBatch:
+        vectors, bad, reused = launched()
+        failed: dict[int, Exception] = {
+            row: NonFiniteError("the model gave NaN or infinity for this input") for row in bad
+        }
+        return EncodedBatch(vectors, failed, reused)
+
+    return arrived
+
+
+def _joined(alone: list[EncodedBatch]) -> EncodedBatch:
+    failed = {row: one.failed[0] for row, one in enumerate(alone) if one.failed}
+    reused = [tokens for one in alone for tokens in one.reused or [0]]
+    return EncodedBatch(np.concatenate([one.vectors for one in alone]), failed, reused)

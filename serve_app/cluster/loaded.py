@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serve_app.config import default_tokens
 from serve_app.engine.batcher import Batcher
 
 
@@ -14,7 +15,8 @@ class Loaded:
 
     `model` is the model's fingerprint. `device` is the device's name as its vendor gives it, "" for a CPU, `dtype` what it computes
     in; `memory` gives bytes of the device's memory by kind, nothing for a CPU. `warmup_seconds` is the part of the loading that wasn't
-    reading. `keep_prefixes` sets the memory for shared prefixes in MB, None for the device's default.
+    reading. `keep_prefixes` sets the memory for shared prefixes in MB, None for the device's default. `batch_tokens` is the most
+    tokens of a batch, by what is asked for, None for the device's default.
     """
 
     batcher: Batcher
@@ -24,3 +26,4 @@ class Loaded:
     dtype: str = ""
     memory: Callable[[], dict[str, int]] = dict
     keep_prefixes: Callable[[int | None], None] = lambda megabytes: None
+    batch_tokens: Callable[[int | None], int] = lambda asked: asked or default_tokens(0)

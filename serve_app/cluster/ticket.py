@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.engine.queue import QueuedInput
+from serve_app.engine.lane import QueuedInput
 from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope, Output, TokenIds, Vectors
 
 if TYPE_CHECKING:

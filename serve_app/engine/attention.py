@@ -1,95 +1,55 @@
-"""Causal attention over packed sequences: the one place that sees where a sequence begins and ends."""
+"""Causal attention over packed sequences by torch's own call for equal lengths: runs on every device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
 from itertools import groupby
+from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from serve_app.engine.packing import Packing
 from serve_app.engine.shared_prefix import SharedPrefix
 
-
-class Packing:
-    """Where the sequences of one batch lie in its `[tokens, ...]` tensors.
-
-    `lengths` are tokens a sequence, without those of the prefix that it goes on from: `prefixes` has one or
-    None for each. `positions` (int64 `[tokens]`) count from 0 in each sequence, or from the end of its prefix;
-    `last` (int64 `[n]`) are the rows of the last tokens; `bounds` (int32 `[n + 1]`) the cumulated lengths.
-    `key_bounds` and `longest_keys` are the same with the prefixes. Tensors are on `device`.
-    """
-
-    def __init__(
-        self, lengths: Sequence[int], device: torch.device, prefixes: Sequence[SharedPrefix | None] = ()
-    ) -> None:
-        sizes = np.asarray(lengths, dtype=np.int64)
-        self.prefixes = list(prefixes) or [None] * len(lengths)
-        self.shares = any(prefix is not None for prefix in self.prefixes)
-        self._before = np.array([prefix.tokens if prefix else 0 for prefix in self.prefixes], dtype=np.int64)
-        ends = np.cumsum(sizes)
-        starts = ends - sizes
-        self.lengths = list(lengths)
-        self.longest = int(sizes.max())
-        self.tokens = int(ends[-1])
-        positions = np.arange(self.tokens, dtype=np.int64) - np.repeat(starts - self._before, sizes)
-        self.positions = torch.from_numpy(positions).to(device)
-        self.last = torch.from_numpy(ends - 1).to(device)
-        self.bounds = torch.from_numpy(np.append(starts, self.tokens).astype(np.int32)).to(device)
-        self.key_bounds, self.longest_keys = self.bounds, self.longest
-        if self.shares:
-            keys = sizes + self._before
-            self.key_bounds = torch.from_numpy(np.append(0, np.cumsum(keys)).astype(np.int32)).to(device)
-            self.longest_keys = int(keys.max())
-
-    @cached_property
-    def used(self) -> list[SharedPrefix]:
-        """Each prefix once, by its first sequence."""
-        return list(dict.fromkeys(prefix for prefix in self.prefixes if prefix is not None))
-
-    @cached_property
-    def key_rows(self) -> Tensor:
-        """Where the keys of every sequence, its prefix first, lie in the batch's own rows followed by those of
-        `used`: int64 `[tokens with prefixes]`."""
-        begins, begin = {}, self.tokens
-        for shared in self.used:
-            begins[shared] = begin
-            begin += shared.tokens
-        rows, own = [], 0
-        for prefix, length in zip(self.prefixes, self.lengths, strict=True):
-            if prefix is not None:
-                rows.append(np.arange(begins[prefix], begins[prefix] + prefix.tokens))
-            rows.append(np.arange(own, own + length))
-            own += length
-        return torch.from_numpy(np.concatenate(rows)).to(self.positions.device)
+# A mask has at most so many entries: it costs memory, and more of it than its own where the library makes numbers of it.
+_MASK_ENTRIES = 2**22
 
 
-class GroupedAttention:
-    """Scaled dot-product attention, one call for each run of neighbouring sequences of equal length and prefix."""
+class Attention(Protocol):
+    """Scaled dot-product attention within each sequence of a packing. `layer` says which of a prefix's keys and values to use."""
 
     def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
-        """Every token attends to its sequence up to itself, the prefix's state in this layer included.
+        """Every token attends to its sequence up to itself: to the prefix's state in this layer, to what was computed
+        earlier, to its own part.
 
-        `query` and `out` are `[tokens, heads, head_dim]`, `key` and `value` `[tokens, key_value_heads,
+        `query` and `out` are `[tokens, heads, head_dim]`, `key` and `value` `[earlier + tokens, key_value_heads,
         head_dim]`.
         """
-        for begin, count, length, prefix in _runs(packing):
-            rows = slice(begin, begin + count * length)
-            q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
-            if prefix is None:
-                done = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            else:
-                k, v = _behind(prefix.keys[layer], k), _behind(prefix.values[layer], v)
-                seen = torch.ones(length, k.shape[2], dtype=torch.bool, device=k.device).tril(prefix.tokens)
-                done = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
-            out[rows].unflatten(0, (count, length)).copy_(done.transpose(1, 2))
 
     def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
         """The last token of every sequence attends to all of it: `query` and result are `[n, heads,
-        head_dim]`."""
+        head_dim]`, and none of the sequences has earlier parts."""
+
+
+class GroupedAttention:
+    """One call for each run of neighbouring sequences of equal length and prefix."""
+
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
+        """See `Attention`."""
+        done = 0
+        for begin, count, length, prefix in _runs(packing):
+            own = length + (packing.earlier if done == 0 else 0)
+            rows = slice(done, done + count * length)
+            done = rows.stop
+            q = query[rows].unflatten(0, (count, length)).transpose(1, 2)
+            k, v = (x[begin : begin + count * own].unflatten(0, (count, own)).transpose(1, 2) for x in (key, value))
+            if prefix is not None:
+                k, v = _behind(prefix.keys[layer], k), _behind(prefix.values[layer], v)
+            out[rows].unflatten(0, (count, length)).copy_(_causal(q, k, v).transpose(1, 2))
+
+    def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
+        """See `Attention`."""
         out = torch.empty_like(query)
         sharing = key.shape[1]
         done = 0
@@ -106,16 +66,37 @@ class GroupedAttention:
         return out
 
 
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of `q` `[n, heads, tokens, head_dim]` to `k` and `v`, which may have keys that lie before all of it."""
+    length = q.shape[2]
+    before = k.shape[2] - length
+    if not before:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    at_once = max(1, _MASK_ENTRIES // k.shape[2])
+    done = []
+    for begin in range(0, length, at_once):
+        end = min(begin + at_once, length)
+        seen = torch.ones(end - begin, before + end, dtype=torch.bool, device=k.device).tril(before + begin)
+        part = k[:, :, : before + end], v[:, :, : before + end]
+        done.append(F.scaled_dot_product_attention(q[:, :, begin:end], *part, attn_mask=seen, enable_gqa=True))
+    return done[0] if len(done) == 1 else torch.cat(done, dim=2)
+
+
 def _behind(prefix: Tensor, own: Tensor) -> Tensor:
     """`own` `[n, heads, tokens, head_dim]` after the same `prefix` `[tokens, heads, head_dim]` for each."""
     return torch.cat([prefix.transpose(0, 1).expand(len(own), -1, -1, -1), own], dim=2)
 
 
 def _runs(packing: Packing) -> list[tuple[int, int, int, SharedPrefix | None]]:
-    """First row, number, length and prefix of the sequences in each run with both equal."""
+    """First row of the keys, number, length and prefix of the sequences in each run with both equal. A first
+    sequence with earlier parts is a run of its own."""
     runs, begin = [], 0
-    for (length, prefix), group in groupby(zip(packing.lengths, packing.prefixes, strict=True)):
+    sequences = [
+        (length, prefix, i == 0 and packing.earlier)
+        for i, (length, prefix) in enumerate(zip(packing.lengths, packing.prefixes, strict=True))
+    ]
+    for (length, prefix, earlier), group in groupby(sequences):
         count = len(list(group))
         runs.append((begin, count, length, prefix))
-        begin += count * length
+        begin += earlier + count * length
     return runs

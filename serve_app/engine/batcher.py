@@ -3,7 +3,7 @@ input.
 
 Batching is natural: a batch is formed when the engine is free, of whatever waits at that moment; there is
 no timer. `InputQueue` decides what goes first; inputs with the same token ids as one that goes are answered with
-it, wherever they wait. Everything but `run` happens on the event loop.
+it, wherever they wait, and those that come while it is computed too. Everything but `run` happens on the event loop.
 """
 
 from __future__ import annotations
@@ -13,50 +13,39 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 
+from serve_app.engine.batch import Batch, EncodedBatch, Pending
+from serve_app.engine.pipeline import Pipeline, attempted
 from serve_app.engine.queue import InputQueue, QueuePolicy
-from serve_app.engine.rate import TokenRate
-from serve_app.engine.submission import Batch, Encoded, Input, InputCancelledError, Submission
-from serve_app.engine.twins import Twins
-from serve_app.engine.worker import EngineThread
+from serve_app.engine.running import RunningBatches
+from serve_app.engine.submission import Encoded, Input, InputCancelledError, OpenSubmissions, Submission
+from serve_app.engine.waiting import WaitingInputs
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
-from serve_app.types import Priority, TokenIds, Vectors
+from serve_app.types import Priority, TokenIds
 
 __all__ = ["Batcher", "Encoded", "EncodedBatch", "InputCancelledError"]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class EncodedBatch:
-    """What the engine makes of a batch: float32 `[n, hidden]`, an exception for each row that is no vector, and
-    how many tokens of each input it needn't compute (empty for none)."""
-
-    vectors: Vectors
-    failed: dict[int, Exception] = field(default_factory=dict)
-    reused: list[int] = field(default_factory=list)
-
-
 class Batcher:
     """Runs `run` over batches of at most `max_batch_tokens` tokens and `max_batch_inputs` inputs.
 
-    `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception
-    from it fails its batch's inputs with `EngineError`; `EngineDeadError`, or anything that is no
-    `Exception`, means that the engine is gone. `clock` gives monotonic seconds, the unit of all deadlines.
-    With `share_duplicates` equal inputs that wait are computed once; what one of them gets, vector or error, all
-    get. `depth` batches at most are handed to the thread at once: above 1 the engine never waits for the event
-    loop, but batches are formed earlier. `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and
-    `queue.policy` may be set at any time. `on_batch` is called with every batch that was computed, and the rows of it that failed,
-    before anybody gets an answer from it: it must be quick and must not raise. `cost` counts what an input takes
-    of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
+    `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception from it fails its batch's
+    inputs with `EngineError`; `EngineDeadError`, or anything that is no `Exception`, means that the engine is gone. `clock` gives
+    monotonic seconds, the unit of all deadlines. With `share_duplicates` equal inputs that wait or run are computed once; what one
+    of them gets, vector or error, all get. `depth` batches at most are handed over at once. Above 1, `run` may only launch a batch
+    and return what waits for it, which another thread calls: so one is launched while another runs, if enough waits to fill it.
+    `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and `queue.policy` may be set at any time. `on_batch` is called with
+    every batch that was computed, and the rows of it that failed, before anybody gets an answer from it: it must be quick and must
+    not raise. `cost` counts what an input takes of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
     """
 
     def __init__(
         self,
-        run: Callable[[list[TokenIds]], EncodedBatch],
+        run: Callable[[list[TokenIds]], EncodedBatch | Pending],
         *,
         hidden_size: int,
         max_batch_tokens: int,
@@ -71,24 +60,25 @@ class Batcher:
         self.max_batch_inputs = max_batch_inputs
         self.share_duplicates = share_duplicates
         self.on_batch: Callable[[Batch, Mapping[int, Exception]], None] = lambda batch, failed: None
-        self.queue: InputQueue[Input] = InputQueue(policy)
+        self._waiting = WaitingInputs(policy)
         self._run = run
         self._hidden_size = hidden_size
         self._depth = depth
         self._cost = cost
         self._clock = clock
-        self._submissions: dict[str, set[Submission]] = {}
-        self._twins = Twins()
-        self._running: set[Batch] = set()
-        self._running_tokens = 0
-        self._busy_seconds = 0.0
+        self._open = OpenSubmissions()
+        self._running = RunningBatches(clock)
         self._start_scheduled = False
         self._closing = False
         self._drained = asyncio.Event()
         self._dead = False
-        self._rate = TokenRate()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = EngineThread(died=partial(self._post, self._bury))
+        self._thread = Pipeline(died=partial(self._post, self._bury), overlapping=depth > 1)
+
+    @property
+    def queue(self) -> InputQueue[Input]:
+        """What waits; to be looked at, and for its `policy`."""
+        return self._waiting.queue
 
     @property
     def healthy(self) -> bool:
@@ -100,28 +90,27 @@ class Batcher:
     @property
     def outstanding_tokens(self) -> int:
         """Tokens waiting and running."""
-        return self.queue.tokens + self._running_tokens
+        return self.queue.tokens + self._running.tokens
 
     @property
     def running_tokens(self) -> int:
         """Tokens of the batches handed to the engine."""
-        return self._running_tokens
+        return self._running.tokens
 
     @property
     def computed_tokens(self) -> int:
         """Tokens computed since the start."""
-        return self._rate.total
+        return self._running.rate.total
 
     @property
     def busy_seconds(self) -> float:
         """Time that the engine has computed since the start, the batch that runs now included."""
-        now = self._clock()
-        return self._busy_seconds + sum(max(0.0, now - batch.started) for batch in self._running if batch.started)
+        return self._running.busy_seconds
 
     @property
     def tokens_per_second(self) -> float:
         """Measured over the engine's busy time, the recent weighing more; 0 before the first batch."""
-        return self._rate.value
+        return self._running.rate.value
 
     def submit(
         self,
@@ -143,7 +132,7 @@ class Batcher:
             raise EngineDeadError("the replica is shutting down" if self._closing else "the engine is gone")
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Encoded] = self._loop.create_future()
-        submission = Submission(len(token_ids), self._hidden_size, gateway, future, self._resolved)
+        submission = Submission(len(token_ids), self._hidden_size, gateway, future, self._open.remove)
         now = self._clock()
         submission.inputs = [
             Input(len(tokens), priority, deadline, now, tokens, id_, row, submission)
@@ -151,13 +140,14 @@ class Batcher:
         ]
         if len(submission.inputs) != len(token_ids):
             raise ValueError("an id, a priority and a deadline for every input")
-        self._submissions.setdefault(gateway, set()).add(submission)
+        self._open.add(submission)
         future.add_done_callback(partial(self._abandoned, submission))
         for item in submission.inputs:
-            item.cost = self._cost(item.token_ids)
             if self.share_duplicates:
-                self._twins.add(item)
-            self.queue.push(item)
+                item.key = item.token_ids.tobytes()
+            if not self._running.join(item):
+                item.cost = self._cost(item.token_ids)
+                self._waiting.add(item)
         if submission.inputs:
             self._schedule_start()
         else:
@@ -165,17 +155,14 @@ class Batcher:
         return future
 
     def cancel(self, gateway: str, ids: Iterable[int]) -> None:
-        """Drop inputs by the gateway and ids they were submitted with; one that runs is computed and
-        dropped."""
+        """Drop inputs by the gateway and ids they were submitted with; one that runs is computed and dropped."""
         dropped = set(ids)
-        for submission in list(self._submissions.get(gateway, ())):
-            for item in submission.inputs:
-                if item.id in dropped:
-                    self._fail(item, InputCancelledError("cancelled"))
+        for item in self._open.inputs(gateway):
+            if item.id in dropped:
+                self._fail(item, InputCancelledError("cancelled"))
 
     async def close(self, *, drain: bool = True) -> None:
-        """Take no more inputs; compute what waits, or fail it with `EngineDeadError`; end the engine's
-        thread."""
+        """Take no more inputs; compute what waits, or fail it with `EngineDeadError`; end the engine's thread."""
         self._closing = True
         if not drain:
             self._fail_all(EngineDeadError("the replica is shutting down"))
@@ -194,43 +181,29 @@ class Batcher:
         now = self._clock()
         for item in self.queue.drop_expired(now):
             self._fail(item, DeadlineExceededError("The deadline passed before the input was computed."))
-        while len(self._running) < self._depth:
-            taken = self.queue.take(self.max_batch_tokens, self.max_batch_inputs, now)
-            if not taken:
+        bounds = self.max_batch_tokens, self.max_batch_inputs
+        while len(self._running) < self._depth and (not self._running or self._waiting.fills(*bounds)):
+            batch = self._waiting.batch(*bounds, now)
+            if batch is None:
                 break
-            batch = self._batch(taken)
             self._running.add(batch)
-            self._running_tokens += batch.tokens
             self._thread.run(partial(self._compute, batch))
         if self._closing and not self._running:
             self._drained.set()
 
-    def _batch(self, taken: list[Input]) -> Batch:
-        batch = Batch([], 0)
-        for item in taken:
-            twins = self._twins.take(item)
-            if not twins:
-                continue  # it follows another that was taken
-            followers = [twin for twin in twins if twin is not item]
-            for twin in followers:
-                self.queue.discard(twin)
-            if followers:
-                batch.followers[len(batch.inputs)] = followers
-            batch.inputs.append(item)
-            batch.tokens += item.tokens * len(twins)
-        return batch
-
-    def _compute(self, batch: Batch) -> None:
-        """The engine thread's part."""
-        outcome: EncodedBatch | Exception
+    def _compute(self, batch: Batch) -> Callable[[], None]:
+        """The part of the engine's first thread; what is left to do."""
         batch.started = self._clock()
-        try:
-            outcome = self._run([item.token_ids for item in batch.inputs])
-        except EngineDeadError:
-            raise
-        except Exception as error:
-            outcome = error
-        batch.ended = self._clock()
+        launched = attempted(partial(self._run, [item.token_ids for item in batch.inputs]))
+        if callable(launched):
+            return partial(self._collect, batch, launched)
+        self._running.end(batch)
+        return partial(self._post, self._computed, batch, launched)
+
+    def _collect(self, batch: Batch, launched: Pending) -> None:
+        """The part of the engine's last thread."""
+        outcome = attempted(launched)
+        self._running.end(batch)
         self._post(self._computed, batch, outcome)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
@@ -239,54 +212,29 @@ class Batcher:
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _computed(self, batch: Batch, outcome: EncodedBatch | Exception) -> None:
-        if batch not in self._running:
+        if not self._running.remove(batch):
             return
-        self._running.remove(batch)
-        self._running_tokens -= batch.tokens
-        self._busy_seconds += batch.ended - batch.started
         # First the engine's next batch, then the answers of this one.
         self._start()
-        expected = (len(batch.inputs), self._hidden_size)
-        if isinstance(outcome, EncodedBatch) and outcome.vectors.shape != expected:
-            outcome = EngineError(f"the engine returned {outcome.vectors.shape} for a batch of {expected}")
-        if isinstance(outcome, EncodedBatch):
-            self._rate.add(batch.tokens, batch.ended - batch.started)
-            batch.reused = outcome.reused or [0] * len(batch.inputs)
-            self.on_batch(batch, outcome.failed)
-            self._answer(batch, outcome)
+        checked = batch.checked(outcome, self._hidden_size)
+        if isinstance(checked, EngineError):
+            cause = outcome if isinstance(outcome, Exception) else checked
+            logger.error("A batch of %d inputs failed", len(batch.inputs), exc_info=cause)
+            batch.fail(checked)
             return
-        logger.error("A batch of %d inputs failed", len(batch.inputs), exc_info=outcome)
-        if not isinstance(outcome, EngineError):
-            outcome = EngineError(f"the engine failed on this batch: {type(outcome).__name__}")
-        for row in range(len(batch.inputs)):
-            for item in batch.askers(row):
-                self._fail(item, outcome)
-
-    def _answer(self, batch: Batch, outcome: EncodedBatch) -> None:
-        inference = batch.ended - batch.started
-        for row, vector in enumerate(outcome.vectors):
-            for item in batch.askers(row):
-                if row in outcome.failed:
-                    self._fail(item, outcome.failed[row])
-                elif not item.answered:
-                    item.submission.answer(item, vector, batch.started - item.arrival, inference)
+        self._running.rate.add(batch.tokens, batch.ended - batch.started)
+        batch.reused = checked.reused or [0] * len(batch.inputs)
+        self.on_batch(batch, checked.failed)
+        batch.answer(checked)
 
     def _fail(self, item: Input, error: Exception) -> None:
         if not item.answered:
-            self.queue.discard(item)
-            self._twins.forget(item)
+            self._waiting.drop(item)
             item.submission.fail(item, error)
 
     def _fail_all(self, error: Exception) -> None:
-        for submission in [each for live in self._submissions.values() for each in live]:
-            for item in submission.inputs:
-                self._fail(item, error)
-
-    def _resolved(self, submission: Submission) -> None:
-        live = self._submissions[submission.gateway]
-        live.remove(submission)
-        if not live:
-            del self._submissions[submission.gateway]
+        for item in self._open.inputs():
+            self._fail(item, error)
 
     def _abandoned(self, submission: Submission, future: asyncio.Future[Encoded]) -> None:
         if future.cancelled():
@@ -299,6 +247,5 @@ class Batcher:
         logger.critical("The engine is gone", exc_info=cause)
         self._dead = True
         self._running.clear()
-        self._running_tokens = 0
         self._fail_all(EngineDeadError("the engine is gone"))
         self._drained.set()

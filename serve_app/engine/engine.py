@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,13 @@ import torch
 from serve_app.engine import golden
 from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.device import pick_device, pick_dtype
+from serve_app.engine.graphs import Graphs
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.engine.prefix_cache import PrefixCache, cost
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.shared_prefix import SharedPrefix
+from serve_app.engine.transfer import to_host
 from serve_app.engine.weights import load_weights
 from serve_app.errors import EngineError, NonFiniteError
 from serve_app.types import TokenIds, Vectors
@@ -26,7 +28,8 @@ log = logging.getLogger(__name__)
 _CPU_BATCH_TOKENS = 2048
 _CUDA_BATCH_TOKENS = 16384
 _CPU_PREFIX_MB = 128
-_CUDA_PREFIX_MB = 0  # until the varlen kernel's causal mask with fewer queries than keys has been seen right on a GPU
+CUDA_PREFIX_MB = 256
+_SMALLEST_BATCH = 256
 _TOLERANCE = {torch.float32: 3e-3, torch.bfloat16: 1e-2}
 
 
@@ -53,6 +56,8 @@ class Engine:
         checkpoint: Checkpoint | None = None,
         max_batch_tokens: int | None = None,
         prefix_cache_mb: int | None = None,
+        *,
+        graphs: bool = False,
     ) -> None:
         self.model = model
         self.checkpoint = checkpoint
@@ -63,12 +68,15 @@ class Engine:
         default = _CUDA_BATCH_TOKENS if self.device.type == "cuda" else _CPU_BATCH_TOKENS
         self.max_batch_tokens: int = max_batch_tokens or default
         token_bytes = 2 * self.config.num_hidden_layers * self.config.key_value_size * self.dtype.itemsize
-        self.prefixes = PrefixCache(lambda ids: model.prefix(torch.from_numpy(ids).to(model.device)), token_bytes, 0)
+        self.prefixes = PrefixCache(model.prefix, token_bytes, 0)
         self.keep_prefixes(prefix_cache_mb)
+        self._graphs = Graphs(model) if graphs else None
 
     def keep_prefixes(self, megabytes: int | None) -> None:
-        """Keep shared prefixes in so much memory; 0 for none, None for the device's default."""
-        default = _CUDA_PREFIX_MB if self.device.type == "cuda" else _CPU_PREFIX_MB
+        """Keep shared prefixes in so much memory; 0 for none, None for the device's default, which is none where the model's attention
+        failed its check behind prefixes."""
+        default = CUDA_PREFIX_MB if self.device.type == "cuda" else _CPU_PREFIX_MB
+        default = default if self.model.goes_on else 0
         self.prefixes.resize((default if megabytes is None else megabytes) * 2**20)
 
     @classmethod
@@ -83,12 +91,16 @@ class Engine:
         prefix_cache_mb: int | None = None,
         threads: int | None = None,
         verify: bool = True,
+        graphs: bool = True,
+        invariant: bool = False,
     ) -> Engine:
         """Load `model`: a local folder, a Hugging Face id, or `embedserve/demo`.
 
         `device` None is CUDA if there is one, else CPU; `dtype` None is bfloat16 on CUDA, float32 on CPU.
         `threads` is the CPU threads of one forward pass, set for the whole process. With `verify`, a
-        published checkpoint must give its published scores. Raises `CheckpointError` for files that can't
+        published checkpoint must give its published scores. With `graphs`, small batches are launched as CUDA graphs
+        once the engine is warmed up, where the device and the model's attention allow it. `invariant` as in `Model`: it
+        does without graphs and shared prefixes. Raises `CheckpointError` for files that can't
         be served, `EngineError` for a device or dtype that can't be used.
         """
         where = pick_device(device)
@@ -97,7 +109,9 @@ class Engine:
             torch.set_num_threads(threads)
         checkpoint = Checkpoint.read(resolve(model, revision))
         weights = load_weights(checkpoint.path, checkpoint.config, where, kind)
-        engine = cls(Model(checkpoint.config, weights), checkpoint, max_batch_tokens, prefix_cache_mb)
+        model_ = Model(checkpoint.config, weights, invariant=invariant)
+        graphs = graphs and not invariant and model_.can_be_recorded
+        engine = cls(model_, checkpoint, max_batch_tokens, prefix_cache_mb, graphs=graphs)
         if verify and golden.verify(checkpoint, engine.encode, _TOLERANCE[kind]):
             log.info("%s gives its published scores", checkpoint.name)
         return engine
@@ -135,30 +149,63 @@ class Engine:
 
     def encode_checked(self, token_ids: Sequence[TokenIds]) -> Encoded:
         """As `encode`, but non-finite vectors come back as zeros, with the indices of their inputs."""
+        return self.launch(token_ids)()
+
+    def launch(self, token_ids: Sequence[TokenIds]) -> Callable[[], Encoded]:
+        """Start what `encode_checked` does; what is returned waits for it and gives it, on any thread.
+
+        On CUDA this only puts work into the device's queue, behind what is there; on CPU it computes.
+        """
         for index, ids in enumerate(token_ids):
             self._check(index, ids)
-        vectors = np.empty((len(token_ids), self.hidden_size), dtype=np.float32)
         shared, reused = self.prefixes.share(token_ids)
         before = [prefix.tokens if prefix else 0 for prefix in shared]
-        done = []
+        launched = []
         for batch in self.batches([len(ids) for ids in token_ids], shared):
             own = [token_ids[i][before[i] :] for i in batch]
-            packed = torch.from_numpy(np.concatenate(own).astype(np.int64)).to(self.device)
-            done.append((batch, self.model.forward(packed, [len(ids) for ids in own], [shared[i] for i in batch])))
-        for batch, rows in done:  # only now, so that the device isn't waited for between batches
-            vectors[batch] = rows.cpu().numpy()
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
-        vectors[bad] = 0.0
-        return Encoded(vectors, bad, reused)
+            launched.append((batch, to_host(self._forward(own, [shared[i] for i in batch]))))
+
+        def arrived() -> Encoded:
+            vectors = np.empty((len(token_ids), self.hidden_size), dtype=np.float32)
+            for batch, rows in launched:
+                vectors[batch] = rows()
+            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+            vectors[bad] = 0.0
+            return Encoded(vectors, bad, reused)
+
+        return arrived
+
+    def _forward(self, token_ids: list[TokenIds], prefixes: list[SharedPrefix | None]) -> torch.Tensor:
+        if self._graphs is not None and not any(prefixes):
+            rows = self._graphs.forward(token_ids)
+            if rows is not None:
+                return rows
+        return self.model.forward(self.model.pack(token_ids, prefixes))
 
     def warmup(self) -> None:
-        """Run a short and a mixed batch, on CUDA also the largest, so that no request pays for first-time work."""
-        limit = min(self.max_batch_tokens, self.config.max_position_embeddings)
-        ids = np.arange(limit, dtype=np.int32) % self.config.vocab_size
+        """Run a short and a mixed batch, on CUDA also the largest, and record graphs, so that no request pays for first-time work.
+
+        If the device's memory doesn't hold the largest batch, `max_batch_tokens` becomes what it holds.
+        """
+        ids = np.arange(self.config.max_position_embeddings, dtype=np.int32) % self.config.vocab_size
         self.encode([ids[:1]])
         self.encode([ids[:length] for length in (1, 8, 32, 128)])
         if self.device.type == "cuda":
-            self.encode([ids])
+            self._run_largest(ids)
+        if self._graphs is not None:
+            self._graphs.prepare()
+
+    def _run_largest(self, ids: TokenIds) -> None:
+        while True:
+            try:
+                self.encode([ids[: self.max_batch_tokens]])
+                return
+            except torch.OutOfMemoryError:
+                if self.max_batch_tokens <= _SMALLEST_BATCH:
+                    raise
+            torch.cuda.empty_cache()
+            self.max_batch_tokens //= 2
+            log.warning("The device's memory holds batches of %d tokens only", self.max_batch_tokens)
 
     def _check(self, index: int, ids: TokenIds) -> None:
         limit = self.config.max_position_embeddings

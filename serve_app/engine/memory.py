@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from serve_app.engine.batcher import EncodedBatch
+from serve_app.engine.batch import EncodedBatch, Pending
 from serve_app.errors import InputOverMemoryError
 from serve_app.types import TokenIds
 
@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 class HalvingEncoder:
     """Calls `encode` with a batch, and with halves of it, and halves of those, where that raises `torch.OutOfMemoryError`.
 
-    `encode` takes a list of int32 token arrays. An input that doesn't even fit alone fails with `InputOverMemoryError`; the others
-    have their vectors. `lower` is then told the number of tokens that batches should keep to from now on: half of what didn't fit,
-    but no less than the longest input that was seen to fit. `cost` counts an input's tokens as the budget of batches does. For one
-    thread.
+    `encode` takes a list of int32 token arrays; it returns their batch, or what waits for it if it only launched it. An input that
+    doesn't even fit alone fails with `InputOverMemoryError`; the others have their vectors. `lower` is then told the number of tokens
+    that batches should keep to from now on: half of what didn't fit, but no less than the longest input that was seen to fit. `cost`
+    counts an input's tokens as the budget of batches does. For one thread, and one that waits.
     """
 
     def __init__(
         self,
-        encode: Callable[[list[TokenIds]], EncodedBatch],
+        encode: Callable[[list[TokenIds]], EncodedBatch | Pending],
         *,
         hidden_size: int,
         lower: Callable[[int], None],
@@ -39,16 +39,17 @@ class HalvingEncoder:
         self._longest = 0
         self._told = False
 
-    def __call__(self, token_ids: list[TokenIds]) -> EncodedBatch:
-        """The vectors of all inputs, in their order, and the errors of those that have none."""
+    def __call__(self, token_ids: list[TokenIds]) -> EncodedBatch | Pending:
+        """The vectors of all inputs, in their order, and the errors of those that have none; as `encode`, now or later."""
         try:
             batch = self._encode(token_ids)
         except torch.OutOfMemoryError:
             pass  # handled below, once the traceback has let go of the failed pass's tensors
         else:
-            self._longest = max(
-                self._longest, *(self._cost(ids) for i, ids in enumerate(token_ids) if i not in batch.failed), 0
-            )
+            # Memory is taken at the launch: an input that was launched fits.
+            failed = () if callable(batch) else batch.failed
+            costs = [self._cost(ids) for i, ids in enumerate(token_ids) if i not in failed]
+            self._longest = max(self._longest, *costs, 0)
             return batch
         torch.cuda.empty_cache()
         tokens = sum(map(len, token_ids))
@@ -58,9 +59,9 @@ class HalvingEncoder:
         self._lower(max(sum(map(self._cost, token_ids)) // 2, self._longest))
         middle = len(token_ids) // 2
         first, second = self(token_ids[:middle]), self(token_ids[middle:])
-        failed = first.failed | {row + middle: error for row, error in second.failed.items()}
-        reused = (first.reused or [0] * middle) + (second.reused or [0] * (len(token_ids) - middle))
-        return EncodedBatch(np.concatenate([first.vectors, second.vectors]), failed, reused)
+        if callable(first) or callable(second):
+            return lambda: _joined(_arrived(first), _arrived(second))
+        return _joined(first, second)
 
     def _tell(self, inputs: int, tokens: int) -> None:
         if not self._told:
@@ -70,3 +71,15 @@ class HalvingEncoder:
                 "smaller from now on. Lower batch.max_tokens to start with that.",
                 *(inputs, tokens),
             )
+
+
+def _arrived(batch: EncodedBatch | Pending) -> EncodedBatch:
+    return batch() if callable(batch) else batch
+
+
+def _joined(first: EncodedBatch, second: EncodedBatch) -> EncodedBatch:
+    """The rows of both."""
+    middle = len(first.vectors)
+    failed = first.failed | {row + middle: error for row, error in second.failed.items()}
+    reused = (first.reused or [0] * middle) + (second.reused or [0] * len(second.vectors))
+    return EncodedBatch(np.concatenate([first.vectors, second.vectors]), failed, reused)

@@ -4,36 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from serve_app.engine.attention import GroupedAttention, Packing
+from serve_app.engine.attention import GroupedAttention
+from serve_app.engine.attention_check import pick_attention
+from serve_app.engine.elementwise import pick_elementwise
+from serve_app.engine.fixed_rows import fixed_rows
 from serve_app.engine.layer import FeedForward, LastLayer, Layer, Project
 from serve_app.engine.model_config import ModelConfig
-from serve_app.engine.norm import rms_norm
+from serve_app.engine.packing import PackedBatch, pack
 from serve_app.engine.projection import Dense
-from serve_app.engine.rope import RotaryTable, rotate_
+from serve_app.engine.rope import RotaryTable
 from serve_app.engine.shared_prefix import SharedPrefix
-from serve_app.engine.varlen_attention import VarlenAttention, varlen_runs_on
 from serve_app.engine.weights import Weights
 
-_MLP_TOKENS = 4096  # tokens in the feed-forward at once: it is the widest part, and sets the peak of memory
+MLP_TOKENS = 4096  # tokens in the feed-forward at once: it is the widest part, and sets the peak of memory
+
+
+def default_part_tokens(device: torch.device) -> int:
+    """Tokens that a layer computes at once: on CUDA so many that the number of launches doesn't matter."""
+    return 16384 if device.type == "cuda" else 4096
 
 
 class Model:
-    """Qwen3 with last-token pooling. Holds no state between calls, so that threads may share it."""
+    """Qwen3 with last-token pooling. Holds no state between calls, so that threads may share it.
 
-    def __init__(self, config: ModelConfig, weights: Weights, project: Project = Dense) -> None:
-        """`project` makes the projections of the weights' matrices, one layer after another."""
+    `attention` is what it attends with; `goes_on` says whether it may go on from prefixes: that was seen right, and fast, on the
+    device.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        project: Project = Dense,
+        part_tokens: int | None = None,
+        *,
+        invariant: bool = False,
+    ) -> None:
+        """`project` makes the projections of the weights' matrices, one layer after another. `part_tokens` are computed
+        at once in a layer, of which more only keeps states, keys and values; None is the device's default. With
+        `invariant`, what else is in a batch doesn't change a bit of a vector: products have a fixed number of rows, and
+        sequences are never computed in parts.
+        """
         self.config = config
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
         self.embedding = weights.embedding
         self._norm = weights.norm.float()
+        self._elementwise = pick_elementwise(self.device)
         self._rotary = RotaryTable(config, self.device, self.dtype)
-        varlen = varlen_runs_on(self.device, self.dtype, config.head_dim)
-        self._attention = VarlenAttention() if varlen else GroupedAttention()
+        self.attention, self.goes_on = pick_attention(config, self.device, self.dtype)
+        self.part_tokens: int | None = part_tokens or default_part_tokens(self.device)
+        if invariant:
+            project, self.part_tokens, self.goes_on = fixed_rows(project), None, False
         self._layers: list[Layer] = []
         for index, layer in enumerate(weights.layers):
             if index < config.num_hidden_layers - 1:
@@ -41,38 +69,46 @@ class Model:
             else:
                 self._last = LastLayer.of(layer, config, project)
 
-    @torch.inference_mode()
-    def forward(self, ids: Tensor, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = ()) -> Tensor:
-        """Embed packed sequences.
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether a CUDA graph can be made of `forward`: attention has to find the bounds of sequences on the device."""
+        return self.device.type == "cuda" and not isinstance(self.attention, GroupedAttention)
 
-        `ids` is int64 `[tokens]` on the model's device, the sequences one after another; `lengths` their
-        tokens, each at least 1. `prefixes` has for every sequence the state of what comes before its ids, or
+    def pack(
+        self, token_ids: Sequence[npt.NDArray[np.integer]], prefixes: Sequence[SharedPrefix | None] = ()
+    ) -> PackedBatch:
+        """Sequences as `forward` takes them, on the model's device; the host doesn't wait for the copy.
+
+        `token_ids` has at least one id for each. `prefixes` has for every sequence the state of what comes before its ids, or
         None; without any it may be empty. Sequences of equal length and prefix should be neighbours: without
-        the CUDA kernel, attention runs once for each run of them. Returns float32 `[n, hidden]`,
-        L2-normalised.
+        the CUDA kernel, attention runs once for each run of them.
         """
-        packing = Packing(lengths, self.device, prefixes)
-        x, run = self._through_layers(ids, packing)
+        return pack(token_ids, self.device, prefixes, self.part_tokens)
+
+    @torch.inference_mode()
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Embed packed sequences: float32 `[n, hidden]`, L2-normalised. On CUDA the result is computed later; the host never waits."""
+        x, run = self._through_layers(batch)
         x = self._attend_pooled(x, *self._last_keys(x, run), run)
         self._feed_forward(x, self._last.feed_forward, run)
         pooled = x.float()
-        pooled = rms_norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
+        pooled = self._elementwise.norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
         return F.normalize(pooled, dim=-1)
 
     @torch.inference_mode()
-    def prefix(self, ids: Tensor) -> SharedPrefix:
-        """The state of one prefix, `ids` int64 `[tokens]` on the model's device, that sequences can go on from."""
+    def prefix(self, ids: npt.NDArray[np.integer]) -> SharedPrefix:
+        """The state of one prefix, ids `[tokens]`, that sequences can go on from."""
         config = self.config
         shape = (config.num_hidden_layers, len(ids), config.num_key_value_heads, config.head_dim)
         kept = SharedPrefix(*(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)))
-        x, run = self._through_layers(ids, Packing([len(ids)], self.device), kept)
+        x, run = self._through_layers(self.pack([ids]), kept)
         kept.keys[-1], kept.values[-1] = self._last_keys(x, run)
         return kept
 
-    def _through_layers(self, ids: Tensor, packing: Packing, kept: SharedPrefix | None = None) -> tuple[Tensor, _Pass]:
+    def _through_layers(self, batch: PackedBatch, kept: SharedPrefix | None = None) -> tuple[Tensor, _Pass]:
         """The states `[tokens, hidden]` before the last layer; keys and values go to `kept` on the way."""
-        x = F.embedding(ids, self.embedding)
-        run = _Pass(packing, *self._rotary.at(packing.positions), x, self.config)
+        x = F.embedding(batch.ids, self.embedding)
+        run = _Pass(batch, *self._rotary.at(batch.positions), x, self.config)
         for index, layer in enumerate(self._layers):
             key, value = self._attend(x, index, layer, run)
             if kept is not None:
@@ -81,29 +117,41 @@ class Model:
         return x, run
 
     def _attend(self, x: Tensor, index: int, layer: Layer, run: _Pass) -> tuple[Tensor, Tensor]:
-        """Add attention's output to `x` `[tokens, hidden]` in place; the keys and values, until the next call."""
+        """Add attention's output to `x` `[tokens, hidden]` in place; the keys and values, until the next call.
+
+        Part by part: no token needs the keys of a later part.
+        """
         config, eps = self.config, self.config.rms_norm_eps
-        normed = rms_norm(x, layer.input_norm, eps, out=run.hidden)
-        heads = layer.qkv(normed, out=run.qkv).view(len(x), -1, config.head_dim)
-        turned = heads[:, : len(layer.head_norm)]
-        rms_norm(turned, layer.head_norm, eps, out=turned)
-        rotate_(turned, run.cos, run.sin)
         key_begin = config.num_attention_heads
         value_begin = key_begin + config.num_key_value_heads
-        query, key, value = heads.tensor_split((key_begin, value_begin), dim=1)
-        self._attention.causal(query, key, value, run.packing, index, run.attended)
-        layer.output.add_to(x, run.attended.flatten(1))
-        return key, value
+        for begin, packing in run.batch.parts:
+            part = x[begin : begin + packing.tokens]
+            rows, end = len(part), begin + len(part)
+            normed = self._elementwise.norm(part, layer.input_norm, eps, out=run.hidden[:rows])
+            heads = layer.qkv(normed, out=run.qkv[:rows]).view(rows, -1, config.head_dim)
+            turned = heads[:, : len(layer.head_norm)]
+            self._elementwise.turn_(turned, layer.head_norm, eps, run.cos[begin:end], run.sin[begin:end])
+            query, key, value = heads.tensor_split((key_begin, value_begin), dim=1)
+            if run.keys is not None and run.values is not None:
+                run.keys[begin:end], run.values[begin:end] = key, value
+                key, value = (kept[begin - packing.earlier : end] for kept in (run.keys, run.values))
+            attended = run.attended[:rows]
+            self.attention.causal(query, key, value, packing, index, attended)
+            layer.output.add_to(part, attended.flatten(1))
+        return (key, value) if run.keys is None or run.values is None else (run.keys, run.values)
 
     def _last_keys(self, x: Tensor, run: _Pass) -> tuple[Tensor, Tensor]:
-        """Keys and values of the last layer, `[tokens, key_value_heads, head_dim]`; leaves the normalised states in
-        `run.hidden`."""
+        """Keys and values of the last layer, `[tokens, key_value_heads, head_dim]`."""
         config, layer = self.config, self._last
-        normed = rms_norm(x, layer.input_norm, config.rms_norm_eps, out=run.hidden)
-        both = layer.key_value(normed).view(len(x), -1, config.head_dim)
-        key, value = both.chunk(2, dim=1)
-        rms_norm(key, layer.key_norm, config.rms_norm_eps, out=key)
-        rotate_(key, run.cos, run.sin)
+        both = x.new_empty(len(x), 2 * config.key_value_size)
+        for begin, packing in run.batch.parts:
+            rows = slice(begin, begin + packing.tokens)
+            normed = self._elementwise.norm(
+                x[rows], layer.input_norm, config.rms_norm_eps, out=run.hidden[: packing.tokens]
+            )
+            layer.key_value(normed, out=both[rows])
+        key, value = both.view(len(x), -1, config.head_dim).chunk(2, dim=1)
+        self._elementwise.turn_(key, layer.key_norm, config.rms_norm_eps, run.cos, run.sin)
         return key, value
 
     def _attend_pooled(self, x: Tensor, key: Tensor, value: Tensor, run: _Pass) -> Tensor:
@@ -111,38 +159,43 @@ class Model:
 
         All that the last layer still has to find: the other rows only matter by their keys and values.
         """
-        config, layer, last = self.config, self._last, run.packing.last
-        query = layer.query(run.hidden[last]).view(len(last), -1, config.head_dim)
-        rms_norm(query, layer.query_norm, config.rms_norm_eps, out=query)
-        rotate_(query, run.cos[last], run.sin[last])
-        attended = self._attention.pooled(query, key, value, run.packing, config.num_hidden_layers - 1)
+        config, layer, last = self.config, self._last, run.batch.last
         x = x[last]
+        normed = self._elementwise.norm(x, layer.input_norm, config.rms_norm_eps, out=torch.empty_like(x))
+        query = layer.query(normed).view(len(last), -1, config.head_dim)
+        self._elementwise.turn_(query, layer.query_norm, config.rms_norm_eps, run.cos[last], run.sin[last])
+        attended = self.attention.pooled(query, key, value, run.batch.whole, config.num_hidden_layers - 1)
         layer.output.add_to(x, attended.flatten(1))
         return x
 
     def _feed_forward(self, x: Tensor, layer: FeedForward, run: _Pass) -> None:
         """Add the gated feed-forward's output to `x` `[tokens, hidden]` in place."""
-        for part in x.split(_MLP_TOKENS):
+        for part in x.split(len(run.gated)):
             rows = len(part)
-            normed = rms_norm(part, layer.norm, self.config.rms_norm_eps, out=run.hidden[:rows])
-            gate, up = layer.gate_up(normed, out=run.gate_up[:rows]).chunk(2, dim=1)
-            gated = torch.mul(F.silu(gate, inplace=True), up, out=run.gated[:rows])
+            normed = self._elementwise.norm(part, layer.norm, self.config.rms_norm_eps, out=run.hidden[:rows])
+            gated = self._elementwise.gate(layer.gate_up(normed, out=run.gate_up[:rows]), out=run.gated[:rows])
             layer.down.add_to(part, gated)
 
 
 class _Pass:
-    """What all layers of one forward pass share: where the sequences lie, their angles, and buffers.
+    """What all layers of one forward pass share: where the sequences lie, their angles, and buffers for one part.
 
     On CPU, fresh memory for each product costs page faults that take as long as a tenth of the product.
+    `keys` and `values` are those of all parts, where there is more than one.
     """
 
-    def __init__(self, packing: Packing, cos: Tensor, sin: Tensor, x: Tensor, config: ModelConfig) -> None:
-        tokens = len(x)
-        self.packing = packing
+    def __init__(self, batch: PackedBatch, cos: Tensor, sin: Tensor, x: Tensor, config: ModelConfig) -> None:
+        self.batch = batch
         self.cos = cos
         self.sin = sin
-        self.hidden = torch.empty_like(x)
-        self.qkv = x.new_empty(tokens, config.query_size + 2 * config.key_value_size)
-        self.attended = x.new_empty(tokens, config.num_attention_heads, config.head_dim)
-        self.gate_up = x.new_empty(min(tokens, _MLP_TOKENS), 2 * config.intermediate_size)
-        self.gated = x.new_empty(min(tokens, _MLP_TOKENS), config.intermediate_size)
+        rows = batch.parts[0][1].tokens  # no other part is larger
+        at_once = min(rows, MLP_TOKENS)
+        self.hidden = x.new_empty(rows, config.hidden_size)
+        self.qkv = x.new_empty(rows, config.query_size + 2 * config.key_value_size)
+        self.attended = x.new_empty(rows, config.num_attention_heads, config.head_dim)
+        self.gate_up = x.new_empty(at_once, 2 * config.intermediate_size)
+        self.gated = x.new_empty(at_once, config.intermediate_size)
+        self.keys = self.values = None
+        if len(batch.parts) > 1:
+            shape = (len(x), config.num_key_value_heads, config.head_dim)
+            self.keys, self.values = x.new_empty(shape), x.new_empty(shape)

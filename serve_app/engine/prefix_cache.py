@@ -13,12 +13,12 @@ from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.types import TokenIds
 
 # Keys and values of shared prefixes are laid out anew for every input: for so many times the tokens computed at most.
-_KEYS_PER_TOKEN = 4
+KEYS_PER_TOKEN = 4
 
 
 def cost(tokens: int, reused: int) -> int:
     """What an input takes of a batch's token budget: the tokens to compute, or its share of memory for keys where that is more."""
-    return max(tokens - reused, -(-tokens // _KEYS_PER_TOKEN))
+    return max(tokens - reused, -(-tokens // KEYS_PER_TOKEN))
 
 
 class PrefixCache:

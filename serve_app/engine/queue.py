@@ -24,13 +24,12 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
-from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Generic
 
+from serve_app.engine.lane import Lane, T
 from serve_app.types import Priority
 
 
@@ -68,61 +67,6 @@ class QueuePolicy:
         return len(self.class_patience_s) * len(Priority)
 
 
-@dataclass(slots=True, eq=False)
-class QueuedInput:
-    """What the queue needs to know of an input: size in tokens, arrival and deadline in monotonic seconds.
-
-    `cost` is what it takes of a batch's token budget: its size, where nobody sets another.
-    An input is pushed once in its life (a retry is a new one). `waiting` is True while it is in the queue.
-    """
-
-    tokens: int
-    priority: int
-    deadline: float
-    arrival: float
-    lane: int = field(default=0, init=False)
-    waiting: bool = field(default=False, init=False)
-    cost: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self.cost = self.tokens
-
-
-T = TypeVar("T", bound=QueuedInput)
-_arrival = attrgetter("arrival")
-
-
-class _Lane(Generic[T]):
-    """Inputs by arrival; those that left stay until they are in front or outnumber the waiting ones."""
-
-    __slots__ = ("inputs", "led_at", "live", "patience")
-
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self.inputs: deque[T] = deque()
-        self.live = 0
-        self.led_at = -math.inf
-
-    def head(self) -> T:
-        inputs = self.inputs
-        while not inputs[0].waiting:
-            inputs.popleft()
-        return inputs[0]
-
-    def virtual_deadline(self) -> float:
-        return max(self.head().arrival, self.led_at) + self.patience
-
-    def fitting(self, max_tokens: float, max_inputs: int) -> list[T]:
-        fitting: list[T] = []
-        for item in self.inputs:
-            if item.waiting:
-                if item.cost > max_tokens or len(fitting) == max_inputs:
-                    break
-                fitting.append(item)
-                max_tokens -= item.cost
-        return fitting
-
-
 class InputQueue(Generic[T]):
     """Inputs waiting for their turn; see the module's text for the order. Synchronous, not thread-safe."""
 
@@ -130,7 +74,7 @@ class InputQueue(Generic[T]):
         self._policy = policy or QueuePolicy()
         self.tokens = 0
         self._size = 0
-        self._lanes: list[_Lane[T]] = [_Lane(self.policy.patience(lane)) for lane in range(self.policy.lanes)]
+        self._lanes: list[Lane[T]] = [Lane(self.policy.patience(lane)) for lane in range(self.policy.lanes)]
         self._deadlines: list[tuple[float, int, T]] = []
         self._tie = count()
 
@@ -156,31 +100,21 @@ class InputQueue(Generic[T]):
 
     def push(self, item: T) -> None:
         """Add an input behind all that arrived before it. Raises ValueError for a negative size."""
-        lane = self._enter(item)
-        if lane.inputs and lane.inputs[-1].arrival > item.arrival:
-            lane.inputs.insert(bisect_left(lane.inputs, item.arrival, key=_arrival), item)
-        else:
-            lane.inputs.append(item)
+        self._enter(item).append(item)
 
     def requeue(self, items: Sequence[T]) -> None:
         """Add inputs in front, in their order: ahead even of those that arrived at the same time."""
         for item in reversed(items):
-            lane = self._enter(item)
-            lane.inputs.insert(bisect_left(lane.inputs, item.arrival, key=_arrival), item)
+            self._enter(item).prepend(item)
 
     def discard(self, item: T) -> bool:
         """Remove an input, wherever it waits; False if it doesn't. Constant time, amortised."""
         if not item.waiting:
             return False
         item.waiting = False
-        lane = self._lanes[item.lane]
-        lane.live -= 1
+        self._lanes[item.lane].left()
         self._size -= 1
         self.tokens -= item.tokens
-        if not lane.live:
-            lane.inputs.clear()
-        elif len(lane.inputs) > 2 * lane.live + 64:
-            lane.inputs = deque(other for other in lane.inputs if other.waiting)
         if len(self._deadlines) > 2 * self._size + 64:
             self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
             heapq.heapify(self._deadlines)
@@ -223,19 +157,25 @@ class InputQueue(Generic[T]):
         taken = self.peek(first, max_tokens, max_inputs)
         self.lead(first, taken, now)
         left = max_tokens - sum(item.cost for item in taken)
-        same_class = (first // len(Priority) + 1) * len(Priority)
-        others = [lane for lane in self._lanes[:same_class] if lane is not self._lanes[first] and lane.live]
-        for lane in sorted(others, key=_Lane.virtual_deadline):
-            if left <= 0 or len(taken) >= max_inputs:
+        return taken + self.fill(first, left, max_inputs - len(taken))
+
+    def fill(self, lane: int, max_tokens: int, max_inputs: int) -> list[T]:
+        """Remove and return what more fits into a batch that `lane` leads: from itself, then from other lanes."""
+        leading = self._lanes[lane]
+        same_class = (lane // len(Priority) + 1) * len(Priority)
+        others = [other for other in self._lanes[:same_class] if other is not leading and other.live]
+        taken: list[T] = []
+        for each in [leading, *sorted(others, key=Lane.virtual_deadline)]:
+            if max_tokens <= 0 or len(taken) >= max_inputs:
                 break
-            fill = lane.fitting(left, max_inputs - len(taken))
+            fill = each.fitting(max_tokens, max_inputs - len(taken))
             for item in fill:
-                left -= item.cost
+                max_tokens -= item.cost
                 self.discard(item)
             taken += fill
         return taken
 
-    def _enter(self, item: T) -> _Lane[T]:
+    def _enter(self, item: T) -> Lane[T]:
         if item.tokens < 0 or item.waiting:
             raise ValueError("an input has a size and is pushed once")
         item.lane = self.policy.lane(item.tokens, item.priority)
@@ -244,6 +184,4 @@ class InputQueue(Generic[T]):
         self.tokens += item.tokens
         if item.deadline != math.inf:
             heapq.heappush(self._deadlines, (item.deadline, next(self._tie), item))
-        lane = self._lanes[item.lane]
-        lane.live += 1
-        return lane
+        return self._lanes[item.lane]

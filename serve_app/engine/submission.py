@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.engine.queue import QueuedInput
+from serve_app.engine.lane import QueuedInput
 from serve_app.errors import EmbedserveError
 from serve_app.types import TokenIds, Vectors
 
@@ -23,7 +23,8 @@ class Encoded:
     """What `Batcher.submit` resolves to, one entry per input in the order submitted.
 
     `vectors` is float32 `[n, hidden]`, zero in the rows whose index is in `errors`. `queue_seconds` (from
-    submission to the start of its batch) and `inference_seconds` (its batch's run) are float32 `[n]`.
+    submission to the start of its batch) and `inference_seconds` (its batch's run, or the rest of it for an input that joined it)
+    are float32 `[n]`.
     """
 
     vectors: Vectors
@@ -34,8 +35,8 @@ class Encoded:
 
 @dataclass(slots=True, eq=False)
 class Input(QueuedInput):
-    """One input of a submission; `answered` once its row holds a vector or an error. Inputs with the same `key` may share their
-    answer."""
+    """One input of a submission; `answered` once its row holds a vector or an error. Inputs with the same `key` share their answer;
+    one without shares with nobody."""
 
     token_ids: TokenIds
     id: int
@@ -94,21 +95,27 @@ class Submission:
             self.future.set_result(self.encoded)
 
 
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Inputs of any submissions that the engine takes at once, and when it did, in the batcher's seconds; and then how many tokens
-    of each it needn't compute.
+class OpenSubmissions:
+    """The calls that are not answered yet, by the gateway they came from."""
 
-    `followers` are the inputs that get the same answer as the one in that row of `inputs`. `tokens` includes theirs.
-    """
+    def __init__(self) -> None:
+        self._of: dict[str, set[Submission]] = {}
 
-    inputs: list[Input]
-    tokens: int
-    started: float = 0.0
-    ended: float = 0.0
-    reused: list[int] = field(default_factory=list)
-    followers: dict[int, list[Input]] = field(default_factory=dict)
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
 
-    def askers(self, row: int) -> list[Input]:
-        """All inputs that get the answer of this row."""
-        return [self.inputs[row], *self.followers.get(row, ())]
+    def add(self, submission: Submission) -> None:
+        """It waits for its answer from now on."""
+        self._of.setdefault(submission.gateway, set()).add(submission)
+
+    def remove(self, submission: Submission) -> None:
+        """It has its answer."""
+        live = self._of[submission.gateway]
+        live.remove(submission)
+        if not live:
+            del self._of[submission.gateway]
+
+    def inputs(self, gateway: str | None = None) -> list[Input]:
+        """The inputs of a gateway's calls, of all gateways for None; some may have been answered."""
+        of = self._of.values() if gateway is None else [self._of.get(gateway, set())]
+        return [item for live in of for submission in live for item in submission.inputs]

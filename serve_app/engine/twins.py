@@ -6,7 +6,7 @@ from serve_app.engine.submission import Input
 
 
 class Twins:
-    """The inputs that wait and may share their answer, by their token ids."""
+    """The inputs that wait and may share their answer, by their keys. One without a key is by itself."""
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, dict[Input, None]] = {}  # of each in the order of arrival
@@ -17,12 +17,11 @@ class Twins:
 
     def add(self, item: Input) -> None:
         """`item` waits from now on."""
-        item.key = item.token_ids.tobytes()
-        self._waiting.setdefault(item.key, {})[item] = None
+        if item.key is not None:
+            self._waiting.setdefault(item.key, {})[item] = None
 
     def take(self, item: Input) -> list[Input]:
-        """All that are like `item`, itself included, which wait no more; none if it was taken along with another. One that was
-        never added is by itself."""
+        """All that are like `item`, itself included, which wait no more; none if it was taken along with another."""
         return [item] if item.key is None else list(self._waiting.pop(item.key, ()))
 
     def forget(self, item: Input) -> None:

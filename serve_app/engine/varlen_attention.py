@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve_app.engine.attention import Packing
+from serve_app.engine.packing import Packing
 
 _WIDEST_HEAD = 256
 _OLDEST_CAPABILITY = (8, 0)
@@ -40,23 +40,16 @@ class VarlenAttention:
         self._common |= {"num_splits": 1} if "num_splits" in known else {}
 
     def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
-        """Every token attends to its sequence up to itself, the prefix's state in this layer included.
-
-        With fewer queries than keys the kernel lets the last query see all keys, which is what goes on from a
-        prefix.
-
-        `query` and `out` are `[tokens, heads, head_dim]`, `key` and `value` `[tokens, key_value_heads,
-        head_dim]`.
-        """
+        """See `Attention`. With fewer queries than keys the kernel lets the last query see all keys, which is what goes
+        on from a prefix."""
         key, value = self._all_keys(query, key, value, packing, layer)
         bounds = packing.bounds, packing.key_bounds, packing.longest, packing.longest_keys
         out.copy_(self._kernel(query, key, value, *bounds, **self._causal, **self._common))
 
     def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
-        """The last token of every sequence attends to all of it: `query` and result are `[n, heads,
-        head_dim]`."""
+        """See `Attention`."""
         key, value = self._all_keys(query, key, value, packing, layer)
-        ones = torch.arange(len(packing.lengths) + 1, dtype=torch.int32, device=query.device)
+        ones = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
         bounds = ones, packing.key_bounds, 1, packing.longest_keys
         done: Tensor = self._kernel(query, key, value, *bounds, **self._common)
         return done
@@ -65,7 +58,7 @@ class VarlenAttention:
         self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int
     ) -> tuple[Tensor, Tensor]:
         """Keys and values with those of the prefixes in their places, packed as `key_bounds` says."""
-        if packing.shares:
+        if packing.key_rows is not None:
             key = torch.cat([key, *(prefix.keys[layer] for prefix in packing.used)])[packing.key_rows]
             value = torch.cat([value, *(prefix.values[layer] for prefix in packing.used)])[packing.key_rows]
         return self._repeated(query, key), self._repeated(query, value)

@@ -1,0 +1,62 @@
+"""Batch-invariant products: the same bits for an input alone and in any batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from serve_app.engine.fixed_rows import FixedRows, fixed_rows
+from serve_app.engine.model import Model
+from serve_app.engine.projection import Dense
+from serve_app.engine.random_weights import random_weights
+from tests.checkpoints import SHAPES, random_ids
+
+CPU = torch.device("cpu")
+
+
+class Recorded(Dense):
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__(weight)
+        self.rows: set[int] = set()
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        self.rows.add(len(x))
+        return super().__call__(x, out)
+
+
+def test_every_product_has_the_same_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(24, 40, generator=generator), torch.randn(70, 40, generator=generator)
+    fixed = FixedRows(recorded := Recorded(weight), rows=32)
+    for rows in (1, 31, 32, 33, 70):
+        out, sums = torch.empty(rows, 24), torch.ones(rows, 24)
+        found = fixed(x[:rows])
+        assert torch.allclose(found, x[:rows] @ weight.t(), atol=1e-5)
+        assert torch.equal(fixed(x[:rows], out=out), found)
+        fixed.add_to(sums, x[:rows])
+        assert torch.equal(sums, found + 1)
+    assert recorded.rows == {32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", ["demo", "one-key-head", "deep-wide-heads"])
+def test_an_input_has_the_same_bits_in_every_batch(shape: str, dtype: torch.dtype) -> None:
+    config = SHAPES[shape]
+    weights = random_weights(config, CPU, dtype)
+    plain = Model(config, weights)
+    model = Model(config, weights, invariant=True)
+    ids = random_ids([1, 2, 3, 17, 17, 31, 64, 100, 255, 300], config.vocab_size)
+    alone = torch.cat([model.forward(model.pack([one])) for one in ids])
+    expected = torch.cat([plain.forward(plain.pack([one])) for one in ids])
+    assert (alone * expected).sum(dim=1).min() > (0.99999 if dtype == torch.float32 else 0.999)
+    order = np.random.default_rng(1).permutation(len(ids))
+    for arrangement in (np.arange(len(ids)), order, order[:4], order[3:]):
+        together = model.forward(model.pack([ids[i] for i in arrangement]))
+        assert torch.equal(together, alone[arrangement])
+    repeated = model.forward(model.pack([ids[3]] * 40))
+    assert torch.equal(repeated, alone[3].expand(40, -1))
+
+
+def test_fixed_rows_go_by_the_device() -> None:
+    assert isinstance(fixed_rows(Dense)(torch.ones(2, 2)), FixedRows)
