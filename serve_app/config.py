@@ -200,7 +200,13 @@ class Settings(_Section):
         "waits for ever for a GPU that nobody frees",
     )
     threads: int | None = Field(
-        None, ge=1, description="torch threads per Embedder on CPU; unset: the node's cores / most replicas"
+        None,
+        ge=1,
+        description="torch threads per Embedder on CPU; unset: num_cpus if above 1, else the cores it may use / most replicas",
+    )
+    pin_cores: bool = Field(
+        False,
+        description="keep each Embedder on CPU on as many cores of its own as it has threads, where some are free",
     )
 
     cuda_graphs: bool = Field(True, description="on GPU, launch small batches as CUDA graphs")
