@@ -11,10 +11,11 @@ import torch
 
 from serve_app.engine import golden
 from serve_app.engine.checkpoint import Checkpoint, resolve
-from serve_app.engine.device import pick_device, pick_dtype
+from serve_app.engine.device import pick_device
 from serve_app.engine.graphs import Graphs
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
+from serve_app.engine.precision import pick_precision
 from serve_app.engine.prefix_cache import PrefixCache, cost
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.shared_prefix import SharedPrefix
@@ -31,6 +32,7 @@ _CPU_PREFIX_MB = 128
 CUDA_PREFIX_MB = 256
 _SMALLEST_BATCH = 256
 _TOLERANCE = {torch.float32: 3e-3, torch.bfloat16: 1e-2}
+_FP8_TOLERANCE = 3e-2
 
 
 class Encoded(NamedTuple):
@@ -96,7 +98,8 @@ class Engine:
     ) -> Engine:
         """Load `model`: a local folder, a Hugging Face id, or `embedserve/demo`.
 
-        `device` None is CUDA if there is one, else CPU; `dtype` None is bfloat16 on CUDA, float32 on CPU.
+        `device` None is CUDA if there is one, else CPU; `dtype` None is bfloat16 on CUDA, float32 on CPU; `"fp8"` is
+        bfloat16 with fp8 products.
         `threads` is the CPU threads of one forward pass, set for the whole process. With `verify`, a
         published checkpoint must give its published scores. With `graphs`, small batches are launched as CUDA graphs
         once the engine is warmed up, where the device and the model's attention allow it. `invariant` as in `Model`: it
@@ -104,15 +107,15 @@ class Engine:
         be served, `EngineError` for a device or dtype that can't be used.
         """
         where = pick_device(device)
-        kind = pick_dtype(dtype, where)
+        kind, project = pick_precision(dtype, where)
         if threads is not None:
             torch.set_num_threads(threads)
         checkpoint = Checkpoint.read(resolve(model, revision))
         weights = load_weights(checkpoint.path, checkpoint.config, where, kind)
-        model_ = Model(checkpoint.config, weights, invariant=invariant)
+        model_ = Model(checkpoint.config, weights, project, invariant=invariant)
         graphs = graphs and not invariant and model_.can_be_recorded
         engine = cls(model_, checkpoint, max_batch_tokens, prefix_cache_mb, graphs=graphs)
-        if verify and golden.verify(checkpoint, engine.encode, _TOLERANCE[kind]):
+        if verify and golden.verify(checkpoint, engine.encode, _FP8_TOLERANCE if dtype == "fp8" else _TOLERANCE[kind]):
             log.info("%s gives its published scores", checkpoint.name)
         return engine
 
@@ -133,8 +136,9 @@ class Engine:
             raise EngineError(f"size {size!r} isn't one of {', '.join(QWEN3_EMBEDDING)}")
         config = QWEN3_EMBEDDING[size] if isinstance(size, str) else size
         where = pick_device(device)
-        weights = random_weights(config, where, pick_dtype(dtype, where), seed)
-        return cls(Model(config, weights), None, max_batch_tokens, prefix_cache_mb)
+        kind, project = pick_precision(dtype, where)
+        weights = random_weights(config, where, kind, seed)
+        return cls(Model(config, weights, project), None, max_batch_tokens, prefix_cache_mb)
 
     def encode(self, token_ids: Sequence[TokenIds]) -> Vectors:
         """Embed inputs (each integer `[tokens]`): float32 `[n, hidden]`, L2-normalised, in the order given.
