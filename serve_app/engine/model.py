@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serve_app.engine.attention import GroupedAttention
-from serve_app.engine.attention_check import pick_attention
-from serve_app.engine.elementwise import pick_elementwise
-from serve_app.engine.fixed_rows import fixed_rows
+from serve_app.engine.attention_check import invariant_attention, pick_attention
+from serve_app.engine.elementwise import Elementwise, pick_elementwise
+from serve_app.engine.fixed_rows import FixedRowsElementwise, fixed_rows, normalised, rows_on
 from serve_app.engine.layer import FeedForward, LastLayer, Layer, Project
 from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.packing import PackedBatch, pack
@@ -56,12 +57,17 @@ class Model:
         self.dtype = weights.embedding.dtype
         self.embedding = weights.embedding
         self._norm = weights.norm.float()
-        self._elementwise = pick_elementwise(self.device)
+        self._elementwise: Elementwise = pick_elementwise(self.device)
         self._rotary = RotaryTable(config, self.device, self.dtype)
         self.attention, self.goes_on = pick_attention(config, self.device, self.dtype)
         self.part_tokens: int | None = part_tokens or default_part_tokens(self.device)
+        self._unit: Callable[[Tensor], Tensor] = partial(F.normalize, dim=-1)
         if invariant:
             project, self.part_tokens, self.goes_on = fixed_rows(project), None, False
+            rows = rows_on(self.device)
+            self._elementwise = FixedRowsElementwise(self._elementwise, rows)
+            self._unit = partial(normalised, rows=rows)
+            self.attention = invariant_attention(self.attention, self.device)
         self._layers: list[Layer] = []
         for index, layer in enumerate(weights.layers):
             if index < config.num_hidden_layers - 1:
@@ -93,7 +99,7 @@ class Model:
         self._feed_forward(x, self._last.feed_forward, run)
         pooled = x.float()
         pooled = self._elementwise.norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
-        return F.normalize(pooled, dim=-1)
+        return self._unit(pooled)
 
     @torch.inference_mode()
     def prefix(self, ids: npt.NDArray[np.integer]) -> SharedPrefix:
