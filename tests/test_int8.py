@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serve_app.engine import floor
+from serve_app.engine import cpu, floor
 from serve_app.engine.engine import Engine
 from serve_app.engine.floor_texts import TEXTS
-from serve_app.engine.int8 import Int8, int8_runs_here, quantise_rows
+from serve_app.engine.int8 import Int8, quantise_rows
 from serve_app.engine.model import Model
-from serve_app.engine.precision import Precision, cpu_multiplies_bfloat16
+from serve_app.engine.precision import Precision
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.stored import load_weights
 from serve_app.errors import CheckpointError, EngineError
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 LENGTHS = [1, 2, 3, 7, 16, 17, 17, 64, 255, 600]
 DTYPES = [torch.float32, torch.bfloat16]
 
-needs_int8 = pytest.mark.skipif(not int8_runs_here(), reason="needs a CPU with AVX512-VNNI or AMX")
+needs_int8 = pytest.mark.skipif(not cpu.multiplies_int8(), reason="needs a CPU with AVX512-VNNI or AMX")
 
 
 @cache
@@ -131,7 +131,7 @@ def test_outlier_channels_are_borne(dtype: torch.dtype) -> None:
 def test_what_was_computed_with_is_told() -> None:
     loaded = engine("demo", "int8")
     assert loaded.precision.name == "int8"
-    assert loaded.dtype == (torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32)
+    assert loaded.dtype == (torch.bfloat16 if cpu.multiplies_bfloat16() else torch.float32)
     assert loaded.fidelity is not None
     assert 0.99 < loaded.fidelity.minimum < loaded.fidelity.mean < 0.99999
     assert loaded.fidelity.texts == len(TEXTS) >= 24
@@ -140,7 +140,7 @@ def test_what_was_computed_with_is_told() -> None:
 
 @needs_int8
 def test_float32_between_products_where_bfloat16_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.engine.precision.cpu_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr("serve_app.engine.cpu.multiplies_bfloat16", lambda: False)
     loaded = Engine.load(str(checkpoint()), device="cpu", dtype="int8")
     assert loaded.dtype == torch.float32
     ids = random_ids(LENGTHS, 1280)
@@ -148,7 +148,7 @@ def test_float32_between_products_where_bfloat16_is_slow(monkeypatch: pytest.Mon
 
 
 def test_refuses_int8_without_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.engine.precision.int8_runs_here", lambda: False)
+    monkeypatch.setattr("serve_app.engine.cpu.multiplies_int8", lambda: False)
     with pytest.raises(EngineError, match=r"needs a CPU with AVX512-VNNI or AMX.* Use float32"):
         Engine.load(str(checkpoint()), device="cpu", dtype="int8")
 

@@ -16,11 +16,12 @@ from serve_app.config import Settings, default_tokens
 from serve_app.engine.batch import EncodedBatch, Pending
 from serve_app.engine.batcher import Batcher
 from serve_app.engine.checkpoint import Checkpoint, ModelConfig, resolve
-from serve_app.engine.device import memory_bytes, pick_device, pick_dtype
+from serve_app.engine.device import memory_bytes, pick_device
 from serve_app.engine.device_budget import budget_batches
 from serve_app.engine.engine import CUDA_PREFIX_MB, Engine
 from serve_app.engine.graphs import GRAPH_BYTES
 from serve_app.engine.memory import HalvingEncoder
+from serve_app.engine.precision import linear_itemsize
 from serve_app.engine.queue import QueuePolicy
 from serve_app.errors import EngineError, NonFiniteError
 from serve_app.telemetry.logs import configure_logging
@@ -107,7 +108,7 @@ def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> C
     return budget_batches(
         config,
         device,
-        pick_dtype(None if settings.dtype == "auto" else settings.dtype, device),
+        torch.float32 if settings.dtype == "float32" else torch.bfloat16,
         share=num_gpus,
         prefix_cache=0 if settings.batch_invariant else prefix_mb * 2**20,
         graphs=GRAPH_BYTES if settings.cuda_graphs and not settings.batch_invariant else 0,
@@ -115,6 +116,7 @@ def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> C
         default=default,
         inputs=batch.max_inputs,
         longest_input=min(settings.limits.max_input_tokens, config.max_position_embeddings),
+        linear_itemsize=linear_itemsize(settings.dtype),
         invariant=settings.batch_invariant,
     )
 

@@ -13,7 +13,7 @@ from serve_app.engine.packing import Packing
 from serve_app.engine.shared_prefix import SharedPrefix
 
 # A mask has at most so many entries: it costs memory, and more of it than its own where the library makes numbers of it.
-_MASK_ENTRIES = 2**22
+MASK_ENTRIES = 2**20
 
 
 class Attention(Protocol):
@@ -72,7 +72,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     before = k.shape[2] - length
     if not before:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    at_once = max(1, _MASK_ENTRIES // k.shape[2])
+    at_once = max(1, MASK_ENTRIES // k.shape[2])
     done = []
     for begin in range(0, length, at_once):
         end = min(begin + at_once, length)

@@ -104,8 +104,8 @@ class Engine:
     ) -> Engine:
         """Load `model`: a local folder, a Hugging Face id, or `embedserve/demo`.
 
-        `device` None is CUDA if there is one, else CPU; `dtype` None is bfloat16 on CUDA, float32 on CPU; `"int8"`
-        quantises all products, on CPU. `threads` is the CPU threads of one forward pass, set for the whole
+        `device` None is CUDA if there is one, else CPU; `dtype` None is bfloat16 on CUDA, float32 on CPU; `"int8"` (CPU) and
+        `"fp8"` (CUDA) quantise all products. `threads` is the CPU threads of one forward pass, set for the whole
         process. With `verify`, a published checkpoint must give its published scores, and a quantised model vectors
         near to those of its weights. With `graphs`, small batches are launched as CUDA graphs
         once the engine is warmed up, where the device and the model's attention allow it. `invariant` as in `Model`: it

@@ -14,14 +14,6 @@ _LARGEST = 126  # not 127: what bfloat16 rounds up from there would be 128, and 
 _SMALLEST_SCALE = 1e-30  # of a row of zeros, or nearly
 
 
-def int8_runs_here() -> bool:
-    """Whether this torch has the kernels, and this CPU the instructions that make them worth while (AVX512-VNNI or AMX)."""
-    operations = torch.ops.onednn
-    known = hasattr(operations, "qlinear_prepack") and hasattr(operations, "qlinear_pointwise")
-    vnni = getattr(torch.cpu, "_is_vnni_supported", bool)
-    return known and torch.backends.mkldnn.is_available() and bool(vnni())
-
-
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """`x` `[rows, columns]` as int8 of the same shape, and scales `[rows, 1]` in the dtype of `x` to multiply it with."""
     scale = x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST_SCALE).div_(_LARGEST)
