@@ -52,7 +52,7 @@ serve: setup ## serve MODEL (default: the demo checkpoint) on PORT, with REPLICA
 	@exec $(BIN)/embedserve up --model '$(MODEL)' --port $(PORT) --replicas $(REPLICAS) --gateways $(GATEWAYS) $(SERVE_ARGS)
 
 test: setup-dev prometheus ## run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --durations 15 $(PYTEST_ARGS)
 
 check: setup-dev ## lint, types, format, import law
 	$(BIN)/ruff check .

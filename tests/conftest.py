@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.running import RunningService
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=2, help="replicas to kill in the replica-death test")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """How tests are spread where several processes run them; see `OneCluster`."""
+    return OneCluster(config, log)
+
+
+class OneCluster(LoadScopeScheduling):
+    """Files that start a Ray cluster go to one process, so that there is one cluster at a time and the session's service is started
+    once; any other file goes to the process that is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "cluster" if starts_cluster(self.config.rootpath / file) else file
+
+
+@cache
+def starts_cluster(file: Path) -> bool:
+    """Whether a test of this file is marked so."""
+    return "mark.cluster" in file.read_text()
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         graphs=settings.cuda_graphs,
         invariant=settings.batch_invariant,
     )
-    logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
+    logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.precision.name)
     started = time.monotonic()
     engine.warmup()
     warmup_seconds = time.monotonic() - started
@@ -87,7 +87,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         fingerprint(settings, folder),
         warmup_seconds,
         torch.cuda.get_device_name(engine.device) if on_gpu else "",
-        "fp8" if settings.dtype == "fp8" else str(engine.dtype).removeprefix("torch."),
+        engine.precision.name,
         partial(memory_bytes, engine.device) if on_gpu else dict,
         engine.keep_prefixes,
         granted,

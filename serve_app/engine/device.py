@@ -43,7 +43,7 @@ def memory_bytes(device: torch.device) -> dict[str, int]:
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The dtype asked for, or bfloat16 on CUDA and float32 on CPU. Raises `EngineError` for any other than
-    these two."""
+    these two: see `precision` for what isn't a dtype of its own."""
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")
