@@ -180,7 +180,9 @@ class Settings(_Section):
         None, description="id that clients see; the model id, or the folder's name, if unset"
     )
 
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, float32 on CPU; int8: on CPU; fp8: on Ada, Hopper or newer GPUs"
+    )
     replicas: int = Field(
         1, ge=1, description="Embedder replicas, one engine each; with autoscaling, how many it starts with"
     )

@@ -185,8 +185,8 @@ def test_refuses_float16_with_the_reason() -> None:
     for dtype in ("float16", torch.float16):
         with pytest.raises(EngineError, match=r"float16 is refused: .* NaN\. bfloat16"):
             Engine.load(str(checkpoint()), device="cpu", dtype=dtype)
-    with pytest.raises(EngineError, match="'int8' isn't supported"):
-        Engine.load(str(checkpoint()), device="cpu", dtype="int8")
+    with pytest.raises(EngineError, match="'int4' isn't supported"):
+        Engine.load(str(checkpoint()), device="cpu", dtype="int4")
 
 
 def test_refuses_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

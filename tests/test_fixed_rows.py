@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from serve_app.engine.fixed_rows import FixedRows, fixed_rows
+from serve_app.engine.attention import GroupedAttention
+from serve_app.engine.attention_check import invariant_attention
+from serve_app.engine.elementwise import TorchElementwise
+from serve_app.engine.fixed_rows import FixedRows, FixedRowsElementwise, fixed_rows, normalised
 from serve_app.engine.model import Model
 from serve_app.engine.projection import Dense
 from serve_app.engine.random_weights import random_weights
+from serve_app.engine.varlen_attention import VarlenAttention
+from serve_app.errors import EngineError
 from tests.checkpoints import SHAPES, random_ids
 
 CPU = torch.device("cpu")
@@ -56,6 +63,55 @@ def test_an_input_has_the_same_bits_in_every_batch(shape: str, dtype: torch.dtyp
         assert torch.equal(together, alone[arrangement])
     repeated = model.forward(model.pack([ids[3]] * 40))
     assert torch.equal(repeated, alone[3].expand(40, -1))
+
+
+def test_what_lies_between_products_has_the_same_rows_too() -> None:
+    seen: list[int] = []
+
+    class Counted(TorchElementwise):
+        def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return super().norm(x, weight, eps, out)
+
+        def turn_(self, heads: torch.Tensor, *rest: Any) -> None:
+            seen.append(len(heads))
+            super().turn_(heads, *rest)
+
+        def gate(self, gate_up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+            seen.append(len(gate_up))
+            return super().gate(gate_up, out)
+
+    generator = torch.Generator().manual_seed(0)
+    fixed, plain = FixedRowsElementwise(Counted(), rows=32), TorchElementwise()
+    for tokens in (1, 32, 70):
+        x, weight = torch.randn(tokens, 24, generator=generator), torch.randn(24, generator=generator)
+        heads, cos, sin = (torch.randn(tokens, n, 4, generator=generator) for n in (5, 1, 1))
+        wide = heads.repeat(1, 1, 2)
+        turned, expected = wide.clone(), wide.clone()
+        fixed.turn_(turned[:, :3], weight[:8], 1e-6, cos, sin)
+        plain.turn_(expected[:, :3], weight[:8], 1e-6, cos, sin)
+        assert torch.allclose(turned, expected, atol=1e-6)
+        out = plain.norm(x, weight, 1e-6, torch.empty_like(x))
+        assert torch.allclose(fixed.norm(x, weight, 1e-6, torch.empty_like(x)), out, atol=1e-6)
+        assert torch.allclose(fixed.norm(x.clone(), weight, 1e-6, y := x.clone()), out, atol=1e-6)
+        assert torch.allclose(y, out, atol=1e-6)
+        gated = plain.gate(x.clone(), torch.empty(tokens, 12))
+        assert torch.allclose(fixed.gate(x.clone(), torch.empty(tokens, 12)), gated, atol=1e-6)
+        assert torch.allclose(normalised(x, 32), torch.nn.functional.normalize(x, dim=-1), atol=1e-6)
+    assert set(seen) == {32}
+
+
+def test_on_a_gpu_only_the_kernel_that_promises_it_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA T4")
+    with pytest.raises(EngineError, match=r"batch_invariant on a GPU needs dtype bfloat16.*NVIDIA T4"):
+        invariant_attention(GroupedAttention(), cuda)
+    varlen = VarlenAttention()
+    varlen.invariant = True
+    assert invariant_attention(varlen, cuda) is varlen
+    varlen.invariant = False
+    with pytest.raises(EngineError, match="num_splits"):
+        invariant_attention(varlen, cuda)
 
 
 def test_fixed_rows_go_by_the_device() -> None:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from serve_app.engine import fp8
+from serve_app.config import Settings
+from serve_app.engine import fp8, precision
+from serve_app.engine.engine import Engine
 from serve_app.engine.fp8 import Fp8, disagreement, fp8_projections, quantise_rows
 from serve_app.engine.model import Model
 from serve_app.engine.random_weights import random_weights
 from serve_app.errors import EngineError
-from tests.checkpoints import SHAPES, random_ids
+from tests.checkpoints import SHAPES, checkpoint, random_ids
 
 CPU = torch.device("cpu")
 
@@ -82,6 +84,8 @@ def test_vectors_are_near_those_in_full_precision(shape: str) -> None:
 def test_it_is_refused_where_it_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="dtype fp8 needs a CUDA device"):
         fp8_projections(CPU)
+    with pytest.raises(EngineError, match="dtype fp8 needs a CUDA device"):
+        Engine.load(str(checkpoint()), device="cpu", dtype="fp8")
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100")
@@ -96,3 +100,16 @@ def test_it_is_refused_where_it_does_not_run(monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(fp8_projections(cuda)(torch.ones(16, 16)), Fp8)
     with pytest.raises(EngineError, match=r"a matrix of this model is \[24, 16\]"):
         Fp8(torch.ones(24, 16))
+
+
+def test_the_setting_reaches_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "fp8_projections", lambda _: Fp8)
+    low = Engine.load(str(checkpoint()), device="cpu", dtype="fp8")
+    assert low.dtype == torch.bfloat16
+    ids = random_ids([1, 5, 40, 130], SHAPES["demo"].vocab_size)
+    cosines = (low.encode(ids) * Engine.load(str(checkpoint()), device="cpu").encode(ids)).sum(axis=1)
+    assert cosines.min() >= 0.99
+    assert cosines.max() < 0.99999  # it is fp8
+    assert Settings(dtype="fp8").dtype == "fp8"
+    assert precision.linear_itemsize("fp8") == 1
+    assert precision.linear_itemsize("auto") is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from serve_app.engine.elementwise import TorchElementwise
 from serve_app.engine.memory_budget import GIB, MemoryBudget, activations, weights_bytes
 from serve_app.engine.model import MLP_TOKENS, Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
@@ -35,8 +36,10 @@ SMALL = {
     ],
 )
 def test_the_estimate_is_near_what_is_allocated(
-    size: str, dtype: torch.dtype, lengths: list[int], part_tokens: int, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, size: str, dtype: torch.dtype, lengths: list[int], part_tokens: int, tmp_path: Path
 ) -> None:
+    # As on CUDA; the kernels that may be compiled for a CPU take less.
+    monkeypatch.setattr("serve_app.engine.model.pick_elementwise", lambda _: TorchElementwise())
     config = SMALL[size]
     model = Model(config, random_weights(config, CPU, dtype), part_tokens=part_tokens)
     needs = activations(
@@ -45,8 +48,7 @@ def test_the_estimate_is_near_what_is_allocated(
     estimated = needs.bytes(sum(lengths), len(lengths))
     ids = random_ids(lengths, 512)
     _, measured = peak_bytes(lambda: model.forward(model.pack(ids)), tmp_path / "trace.json")
-    print(size, dtype, lengths[:2], estimated, measured, estimated / measured)
-    assert 0.95 <= estimated / measured <= 1.6
+    assert 1.0 <= estimated / measured <= 1.5
 
 
 def needs_of(size: str, part_tokens: int = 16384) -> object:

@@ -61,7 +61,7 @@ def test_a_batch_goes_to_the_device_in_one_copy(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("shape", "part_tokens"), [("demo", 7), ("one-key-head", 7), ("no-sharing", 64)])
 def test_parts_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, shape: str, part_tokens: int) -> None:
-    monkeypatch.setattr(attention, "_MASK_ENTRIES", 1000)  # so that masks come in blocks too
+    monkeypatch.setattr(attention, "MASK_ENTRIES", 1000)  # so that masks come in blocks too
     config = SHAPES[shape]
     weights = random_weights(config, CPU, torch.float32)
     whole, parted = Model(config, weights), Model(config, weights, part_tokens=part_tokens)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from serve_app.engine.checkpoint import Checkpoint
 from serve_app.engine.demo import make_checkpoint
 from serve_app.engine.model_config import ModelConfig
-from serve_app.engine.weights import Weights, load_weights, named_tensors
+from serve_app.engine.stored import load_weights
+from serve_app.engine.weights import Weights, named_tensors
 from serve_app.errors import CheckpointError
 from tests.checkpoints import SHAPES, checkpoint, copy_of
 
@@ -65,9 +66,11 @@ def test_shards_and_prefix_make_no_difference(shards: int, prefix: str) -> None:
 def test_stored_dtypes_are_cast() -> None:
     weights, _ = load(checkpoint("deep-wide-heads"))
     assert SHAPES["deep-wide-heads"].dtype == "bfloat16"
-    assert weights.embedding.dtype == torch.float32
-    assert torch.equal(weights.embedding, weights.embedding.bfloat16().float())
-    assert load(checkpoint(), torch.bfloat16)[0].norm.dtype == torch.bfloat16
+    assert weights.norm.dtype == weights.layers[0].qkv.dtype == torch.float32
+    assert torch.equal(weights.norm, weights.norm.bfloat16().float())
+    assert weights.embedding.dtype == torch.bfloat16  # cast when rows are looked up
+    full = load(checkpoint(), torch.bfloat16)[0]
+    assert full.embedding.dtype == full.norm.dtype == full.layers[0].qkv.dtype == torch.bfloat16
 
 
 def test_half_precision_files_are_read(folder: Path) -> None:

@@ -16,11 +16,12 @@ from serve_app.config import Settings, default_tokens
 from serve_app.engine.batch import EncodedBatch, Pending
 from serve_app.engine.batcher import Batcher
 from serve_app.engine.checkpoint import Checkpoint, ModelConfig, resolve
-from serve_app.engine.device import memory_bytes, pick_device, pick_dtype
+from serve_app.engine.device import memory_bytes, pick_device
 from serve_app.engine.device_budget import budget_batches
 from serve_app.engine.engine import CUDA_PREFIX_MB, Engine
 from serve_app.engine.graphs import GRAPH_BYTES
 from serve_app.engine.memory import HalvingEncoder
+from serve_app.engine.precision import linear_itemsize
 from serve_app.engine.queue import QueuePolicy
 from serve_app.errors import EngineError, NonFiniteError
 from serve_app.telemetry.logs import configure_logging
@@ -54,7 +55,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         graphs=settings.cuda_graphs,
         invariant=settings.batch_invariant,
     )
-    logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.dtype)
+    logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.precision.name)
     started = time.monotonic()
     engine.warmup()
     warmup_seconds = time.monotonic() - started
@@ -89,7 +90,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         fingerprint(settings, folder),
         warmup_seconds,
         torch.cuda.get_device_name(engine.device) if on_gpu else "",
-        str(engine.dtype).removeprefix("torch."),
+        engine.precision.name,
         partial(memory_bytes, engine.device) if on_gpu else dict,
         engine.keep_prefixes,
         granted,
@@ -110,7 +111,7 @@ def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> C
     return budget_batches(
         config,
         device,
-        pick_dtype(None if settings.dtype == "auto" else settings.dtype, device),
+        torch.float32 if settings.dtype == "float32" else torch.bfloat16,
         share=num_gpus,
         prefix_cache=0 if settings.batch_invariant else prefix_mb * 2**20,
         graphs=GRAPH_BYTES if settings.cuda_graphs and not settings.batch_invariant else 0,
@@ -118,6 +119,7 @@ def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> C
         default=default,
         inputs=batch.max_inputs,
         longest_input=min(settings.limits.max_input_tokens, config.max_position_embeddings),
+        linear_itemsize=linear_itemsize(settings.dtype),
         invariant=settings.batch_invariant,
     )
 

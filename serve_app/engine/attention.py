@@ -13,7 +13,7 @@ from serve_app.engine.packing import Packing
 from serve_app.engine.shared_prefix import SharedPrefix
 
 # A mask has at most so many entries: it costs memory, and more of it than its own where the library makes numbers of it.
-_MASK_ENTRIES = 2**22
+MASK_ENTRIES = 2**20
 
 
 class Attention(Protocol):
@@ -33,12 +33,15 @@ class Attention(Protocol):
 
 
 class GroupedAttention:
-    """One call for each run of neighbouring sequences of equal length and prefix."""
+    """One call for each run of neighbouring sequences of equal length and prefix; with `alone`, for each sequence."""
+
+    def __init__(self, *, alone: bool = False) -> None:
+        self._alone = alone
 
     def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
         """See `Attention`."""
         done = 0
-        for begin, count, length, prefix in _runs(packing):
+        for begin, count, length, prefix in _runs(packing, self._alone):
             own = length + (packing.earlier if done == 0 else 0)
             rows = slice(done, done + count * length)
             done = rows.stop
@@ -53,7 +56,7 @@ class GroupedAttention:
         out = torch.empty_like(query)
         sharing = key.shape[1]
         done = 0
-        for begin, count, length, prefix in _runs(packing):
+        for begin, count, length, prefix in _runs(packing, self._alone):
             rows = slice(begin, begin + count * length)
             k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (key, value))
             if prefix is not None:
@@ -72,7 +75,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     before = k.shape[2] - length
     if not before:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    at_once = max(1, _MASK_ENTRIES // k.shape[2])
+    at_once = max(1, MASK_ENTRIES // k.shape[2])
     done = []
     for begin in range(0, length, at_once):
         end = min(begin + at_once, length)
@@ -87,15 +90,15 @@ def _behind(prefix: Tensor, own: Tensor) -> Tensor:
     return torch.cat([prefix.transpose(0, 1).expand(len(own), -1, -1, -1), own], dim=2)
 
 
-def _runs(packing: Packing) -> list[tuple[int, int, int, SharedPrefix | None]]:
+def _runs(packing: Packing, alone: bool) -> list[tuple[int, int, int, SharedPrefix | None]]:
     """First row of the keys, number, length and prefix of the sequences in each run with both equal. A first
     sequence with earlier parts is a run of its own."""
     runs, begin = [], 0
     sequences = [
-        (length, prefix, i == 0 and packing.earlier)
+        (length, prefix, i if alone else 0, i == 0 and packing.earlier)
         for i, (length, prefix) in enumerate(zip(packing.lengths, packing.prefixes, strict=True))
     ]
-    for (length, prefix, earlier), group in groupby(sequences):
+    for (length, prefix, _, earlier), group in groupby(sequences):
         count = len(list(group))
         runs.append((begin, count, length, prefix))
         begin += earlier + count * length

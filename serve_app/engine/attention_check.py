@@ -13,6 +13,7 @@ from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.packing import Packing, pack
 from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.varlen_attention import VarlenAttention, varlen_runs_on
+from serve_app.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,21 @@ def checked(fast: Attention, config: ModelConfig, device: torch.device, dtype: t
         logger.warning("The variable-length attention kernel is not used on %s behind prefixes: %s", device, wrong)
         return DividedAttention(fast, safe), False
     return fast, True
+
+
+def invariant_attention(attention: Attention, device: torch.device) -> Attention:
+    """One for which a sequence's results never depend on the others, to the last bit.
+
+    Raises `EngineError` where there is none: on CUDA only the variable-length kernel promises it, in newer torch releases.
+    """
+    if device.type == "cpu":
+        return GroupedAttention(alone=True)
+    if isinstance(attention, VarlenAttention) and attention.invariant:
+        return attention
+    raise EngineError(
+        "batch_invariant on a GPU needs dtype bfloat16, compute capability 8.0 or newer, and torch's variable-length attention with "
+        f"num_splits, which must pass its check: this is {torch.cuda.get_device_name(device)} with torch {torch.__version__}."
+    )
 
 
 def disagreement(

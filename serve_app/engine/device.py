@@ -43,7 +43,7 @@ def memory_bytes(device: torch.device) -> dict[str, int]:
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The dtype asked for, or bfloat16 on CUDA and float32 on CPU. Raises `EngineError` for any other than
-    these two."""
+    these two: see `precision` for what isn't a dtype of its own."""
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")
@@ -53,5 +53,5 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
             "bfloat16 takes the same memory and time."
         )
     if name not in _DTYPES:
-        raise EngineError(f"dtype {name!r} isn't supported, use 'bfloat16' or 'float32'")
+        raise EngineError(f"dtype {name!r} isn't supported, use 'bfloat16', 'float32' or, on newer GPUs, 'fp8'")
     return _DTYPES[name]

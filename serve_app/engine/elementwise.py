@@ -50,6 +50,10 @@ class TorchElementwise:
 
 
 def pick_elementwise(device: torch.device) -> Elementwise:
-    """The fastest that runs on `device`: on CPU the kernels compiled for it, where there is a compiler."""
-    library = native_library() if device.type == "cpu" else None
+    """The fastest that runs on `device`: the kernels compiled for it, where there is a compiler."""
+    if device.type == "cuda":
+        from serve_app.engine.compiled import compiled_elementwise  # noqa: PLC0415 - it builds on this module
+
+        return compiled_elementwise(device)
+    library = native_library()
     return TorchElementwise() if library is None else NativeElementwise(library)

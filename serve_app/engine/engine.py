@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from serve_app.engine import golden
+from serve_app.engine import floor, golden
 from serve_app.engine.checkpoint import Checkpoint, resolve
-from serve_app.engine.device import pick_device, pick_dtype
+from serve_app.engine.device import pick_device
 from serve_app.engine.graphs import Graphs
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
+from serve_app.engine.precision import Precision, cpu_advice, pick_precision
 from serve_app.engine.prefix_cache import PrefixCache, cost
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.shared_prefix import SharedPrefix
+from serve_app.engine.stored import load_weights
+from serve_app.engine.tokenizer import Tokenizer
 from serve_app.engine.transfer import to_host
-from serve_app.engine.weights import load_weights
 from serve_app.errors import EngineError, NonFiniteError
 from serve_app.types import TokenIds, Vectors
 
@@ -30,7 +33,8 @@ _CUDA_BATCH_TOKENS = 16384
 _CPU_PREFIX_MB = 128
 CUDA_PREFIX_MB = 256
 _SMALLEST_BATCH = 256
-_TOLERANCE = {torch.float32: 3e-3, torch.bfloat16: 1e-2}
+_TOLERANCE = {"float32": 3e-3, "bfloat16": 1e-2}
+_QUANTISED_TOLERANCE = 3e-2
 
 
 class Encoded(NamedTuple):
@@ -45,7 +49,8 @@ class Encoded(NamedTuple):
 class Engine:
     """A model on a device. Threads may share one engine; their batches then compete for the device.
 
-    Attributes: `model`; `config`; `checkpoint`, None for random weights; `device`; `dtype`; `hidden_size`;
+    Attributes: `model`; `config`; `checkpoint`, None for random weights; `device`; `dtype` of the states between products;
+    `precision`; `fidelity`, how near quantised weights come to their originals, None where none were compared; `hidden_size`;
     `max_batch_tokens`, the tokens that one forward pass computes (a single longer input still runs, alone);
     `prefixes`, what it keeps of prefixes that inputs share.
     """
@@ -56,6 +61,7 @@ class Engine:
         checkpoint: Checkpoint | None = None,
         max_batch_tokens: int | None = None,
         prefix_cache_mb: int | None = None,
+        precision: Precision | None = None,
         *,
         graphs: bool = False,
     ) -> None:
@@ -64,6 +70,8 @@ class Engine:
         self.config: ModelConfig = model.config
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
+        self.precision = precision or pick_precision(model.dtype, model.device)
+        self.fidelity: floor.Fidelity | None = None
         self.hidden_size: int = model.config.hidden_size
         default = _CUDA_BATCH_TOKENS if self.device.type == "cuda" else _CPU_BATCH_TOKENS
         self.max_batch_tokens: int = max_batch_tokens or default
@@ -96,23 +104,31 @@ class Engine:
     ) -> Engine:
         """Load `model`: a local folder, a Hugging Face id, or `embedserve/demo`.
 
-        `device` None is CUDA if there is one, else CPU; `dtype` None is bfloat16 on CUDA, float32 on CPU.
-        `threads` is the CPU threads of one forward pass, set for the whole process. With `verify`, a
-        published checkpoint must give its published scores. With `graphs`, small batches are launched as CUDA graphs
-        once the engine is warmed up, where the device and the model's attention allow it. `invariant` as in `Model`: it
-        does without graphs and shared prefixes. Raises `CheckpointError` for files that can't
-        be served, `EngineError` for a device or dtype that can't be used.
+        `device` None is CUDA if there is one, else CPU; `dtype` None is bfloat16 on CUDA, float32 on CPU; `"int8"` (CPU) and
+        `"fp8"` (CUDA) quantise all products. `threads` is the CPU threads of one forward pass, set for the whole
+        process. With `verify`, a published checkpoint must give its published scores, and a quantised model vectors
+        near to those of its weights. With `graphs`, small batches are launched as CUDA graphs once the engine is warmed up,
+        where attention allows it. `invariant` as in `Model`: it does without graphs and shared prefixes. Raises
+        `CheckpointError` for files that can't be served, `EngineError` for a device or dtype that can't be used.
         """
         where = pick_device(device)
-        kind = pick_dtype(dtype, where)
+        precision = pick_precision(dtype, where)
+        if where.type == "cpu" and (advice := cpu_advice(precision)) is not None:
+            serious, text = advice
+            log.log(logging.WARNING if serious else logging.INFO, text)
         if threads is not None:
             torch.set_num_threads(threads)
         checkpoint = Checkpoint.read(resolve(model, revision))
-        weights = load_weights(checkpoint.path, checkpoint.config, where, kind)
-        model_ = Model(checkpoint.config, weights, invariant=invariant)
+        weights = load_weights(checkpoint.path, checkpoint.config, where, precision.dtype)
+        model_ = Model(checkpoint.config, weights, precision.project, invariant=invariant)
         graphs = graphs and not invariant and model_.can_be_recorded
-        engine = cls(model_, checkpoint, max_batch_tokens, prefix_cache_mb, graphs=graphs)
-        if verify and golden.verify(checkpoint, engine.encode, _TOLERANCE[kind]):
+        engine = cls(model_, checkpoint, max_batch_tokens, prefix_cache_mb, precision, graphs=graphs)
+        if verify and precision.quantised:
+            tokenizer = Tokenizer.read(checkpoint.path)
+            reference = partial(floor.reference_vectors, checkpoint.config, weights)
+            engine.fidelity = floor.hold(precision.name, tokenizer.encode_batch, engine.encode, reference)
+            log.info("%s in %s: %s", checkpoint.name, precision.name, engine.fidelity)
+        if verify and golden.verify(checkpoint, engine.encode, _TOLERANCE.get(precision.name, _QUANTISED_TOLERANCE)):
             log.info("%s gives its published scores", checkpoint.name)
         return engine
 
@@ -133,8 +149,9 @@ class Engine:
             raise EngineError(f"size {size!r} isn't one of {', '.join(QWEN3_EMBEDDING)}")
         config = QWEN3_EMBEDDING[size] if isinstance(size, str) else size
         where = pick_device(device)
-        weights = random_weights(config, where, pick_dtype(dtype, where), seed)
-        return cls(Model(config, weights), None, max_batch_tokens, prefix_cache_mb)
+        precision = pick_precision(dtype, where)
+        weights = random_weights(config, where, precision.dtype, seed)
+        return cls(Model(config, weights, precision.project), None, max_batch_tokens, prefix_cache_mb, precision)
 
     def encode(self, token_ids: Sequence[TokenIds]) -> Vectors:
         """Embed inputs (each integer `[tokens]`): float32 `[n, hidden]`, L2-normalised, in the order given.
@@ -183,10 +200,7 @@ class Engine:
         return self.model.forward(self.model.pack(token_ids, prefixes))
 
     def warmup(self) -> None:
-        """Run a short and a mixed batch, on CUDA also the largest, and record graphs, so that no request pays for first-time work.
-
-        If the device's memory doesn't hold the largest batch, `max_batch_tokens` becomes what it holds.
-        """
+        """Run a short and a mixed batch, on CUDA also the largest, and record graphs, so that no request pays for first-time work."""
         ids = np.arange(self.config.max_position_embeddings, dtype=np.int32) % self.config.vocab_size
         self.encode([ids[:1]])
         self.encode([ids[:length] for length in (1, 8, 32, 128)])
@@ -196,6 +210,7 @@ class Engine:
             self._graphs.prepare()
 
     def _run_largest(self, ids: TokenIds) -> None:
+        # Or what the memory does hold.
         while True:
             try:
                 self.encode([ids[: self.max_batch_tokens]])

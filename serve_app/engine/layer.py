@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,3 +79,16 @@ class LastLayer:
             project(weights.output),
             FeedForward.of(weights, project),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLayers:
+    """All layers but the last, made of their weights whenever they are gone through, one after another."""
+
+    weights: Sequence[LayerWeights]
+    config: ModelConfig
+    project: Project
+
+    def __iter__(self) -> Iterator[Layer]:
+        for index in range(len(self.weights) - 1):
+            yield Layer.of(self.weights[index], self.config, self.project)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serve_app.engine.attention import MASK_ENTRIES
 from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.prefix_cache import KEYS_PER_TOKEN
 from serve_app.errors import EngineError
@@ -26,6 +27,7 @@ class Activations:
 
     token: int
     parted_token: int  # beside `token`, where there is more than one part
+    masks: int  # in bytes altogether, where there is more than one part
     part_token: int
     mlp_token: int
     input: int
@@ -34,7 +36,7 @@ class Activations:
 
     def bytes(self, tokens: int, inputs: int) -> int:
         """For a batch."""
-        parted = self.parted_token * tokens if tokens > self.part_tokens else 0
+        parted = self.parted_token * tokens + self.masks if tokens > self.part_tokens else 0
         part = self.part_token * min(tokens, self.part_tokens) + self.mlp_token * min(tokens, self.mlp_tokens)
         return self.token * tokens + parted + part + self.input * min(inputs, tokens)
 
@@ -71,8 +73,9 @@ def activations(
     ids_and_places = 4 * 8
     last_keys = 2 * key * itemsize + max(key * norm, key // 2 * itemsize)
     return Activations(
-        token=(hidden + config.head_dim) * itemsize + ids_and_places + last_keys + repeated + laid_out,
+        token=(hidden + config.head_dim) * itemsize + ids_and_places + max(last_keys, repeated) + laid_out,
         parted_token=2 * key * itemsize,
+        masks=0 if packed_kernel else MASK_ENTRIES * (1 + itemsize),
         part_token=(hidden + 2 * query + 2 * key) * itemsize + max(turned, attended, hidden * norm),
         mlp_token=3 * config.intermediate_size * itemsize,
         input=(2 * hidden + 3 * query) * itemsize + 3 * 4 * hidden,

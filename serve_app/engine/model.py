@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serve_app.engine.attention import GroupedAttention
-from serve_app.engine.attention_check import pick_attention
-from serve_app.engine.elementwise import pick_elementwise
-from serve_app.engine.fixed_rows import fixed_rows
-from serve_app.engine.layer import FeedForward, LastLayer, Layer, Project
+from serve_app.engine.attention_check import invariant_attention, pick_attention
+from serve_app.engine.elementwise import Elementwise, pick_elementwise
+from serve_app.engine.fixed_rows import FixedRowsElementwise, fixed_rows, normalised, rows_on
+from serve_app.engine.layer import FeedForward, FirstLayers, LastLayer, Layer, Project
 from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.packing import PackedBatch, pack
 from serve_app.engine.projection import Dense
@@ -45,29 +46,33 @@ class Model:
         part_tokens: int | None = None,
         *,
         invariant: bool = False,
+        keep_layers: bool = True,
     ) -> None:
         """`project` makes the projections of the weights' matrices, one layer after another. `part_tokens` are computed
         at once in a layer, of which more only keeps states, keys and values; None is the device's default. With
         `invariant`, what else is in a batch doesn't change a bit of a vector: products have a fixed number of rows, and
-        sequences are never computed in parts.
+        sequences are never computed in parts. Without `keep_layers` layers are made anew in every pass, so that one at a
+        time is in memory.
         """
         self.config = config
         self.device = weights.embedding.device
-        self.dtype = weights.embedding.dtype
+        self.dtype = weights.norm.dtype
         self.embedding = weights.embedding
         self._norm = weights.norm.float()
-        self._elementwise = pick_elementwise(self.device)
+        self._elementwise: Elementwise = pick_elementwise(self.device)
         self._rotary = RotaryTable(config, self.device, self.dtype)
         self.attention, self.goes_on = pick_attention(config, self.device, self.dtype)
         self.part_tokens: int | None = part_tokens or default_part_tokens(self.device)
+        self._unit: Callable[[Tensor], Tensor] = partial(F.normalize, dim=-1)
         if invariant:
             project, self.part_tokens, self.goes_on = fixed_rows(project), None, False
-        self._layers: list[Layer] = []
-        for index, layer in enumerate(weights.layers):
-            if index < config.num_hidden_layers - 1:
-                self._layers.append(Layer.of(layer, config, project))
-            else:
-                self._last = LastLayer.of(layer, config, project)
+            rows = rows_on(self.device)
+            self._elementwise = FixedRowsElementwise(self._elementwise, rows)
+            self._unit = partial(normalised, rows=rows)
+            self.attention = invariant_attention(self.attention, self.device)
+        first = FirstLayers(weights.layers, config, project)
+        self._layers: Iterable[Layer] = list(first) if keep_layers else first
+        self._last = LastLayer.of(weights.layers[-1], config, project)
 
     @property
     def can_be_recorded(self) -> bool:
@@ -93,7 +98,7 @@ class Model:
         self._feed_forward(x, self._last.feed_forward, run)
         pooled = x.float()
         pooled = self._elementwise.norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
-        return F.normalize(pooled, dim=-1)
+        return self._unit(pooled)
 
     @torch.inference_mode()
     def prefix(self, ids: npt.NDArray[np.integer]) -> SharedPrefix:
@@ -107,7 +112,7 @@ class Model:
 
     def _through_layers(self, batch: PackedBatch, kept: SharedPrefix | None = None) -> tuple[Tensor, _Pass]:
         """The states `[tokens, hidden]` before the last layer; keys and values go to `kept` on the way."""
-        x = F.embedding(batch.ids, self.embedding)
+        x = F.embedding(batch.ids, self.embedding).to(self.dtype)
         run = _Pass(batch, *self._rotary.at(batch.positions), x, self.config)
         for index, layer in enumerate(self._layers):
             key, value = self._attend(x, index, layer, run)

@@ -27,7 +27,10 @@ def varlen_runs_on(device: torch.device, dtype: torch.dtype, head_dim: int) -> b
 
 
 class VarlenAttention:
-    """`torch.nn.attention.varlen.varlen_attn`, whose keywords differ between torch releases."""
+    """`torch.nn.attention.varlen.varlen_attn`, whose keywords differ between torch releases.
+
+    `invariant` says whether a sequence's results never depend on the others.
+    """
 
     def __init__(self) -> None:
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - only where there is CUDA
@@ -36,6 +39,7 @@ class VarlenAttention:
         self._kernel: Any = varlen_attn
         self._causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
         self._common: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+        self.invariant = "num_splits" in known
         # One split: with more, the order of summation depends on the longest batch-mate.
         self._common |= {"num_splits": 1} if "num_splits" in known else {}
 

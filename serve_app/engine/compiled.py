@@ -1,0 +1,106 @@
+"""The parts of a layer between its products as kernels that torch compiles: on CUDA one launch and one pass over memory each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from serve_app.engine.elementwise import Elementwise, TorchElementwise
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = {torch.bfloat16: 0.05, torch.float32: 1e-4}  # of values that are 4 or so at most
+
+Compiler = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+class CompiledElementwise:
+    """See `Elementwise`. Compiles when it is first called with a new kind of arguments, not with new numbers of tokens above one."""
+
+    def __init__(self, compiler: Compiler | None = None) -> None:
+        """`compiler` is torch's own, if nothing else is given."""
+        compiler = compiler or partial(torch.compile, dynamic=True, fullgraph=True)
+        self._norm: Any = compiler(_norm)
+        self._turn: Any = compiler(_turn)
+        self._gate: Any = compiler(_gate)
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+        """See `Elementwise`."""
+        self._norm(x, weight, eps, out)
+        return out
+
+    def turn_(self, heads: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> None:
+        """See `Elementwise`."""
+        self._turn(heads, weight, eps, cos, sin)
+
+    def gate(self, gate_up: Tensor, out: Tensor) -> Tensor:
+        """See `Elementwise`."""
+        self._gate(gate_up, out)
+        return out
+
+
+def compiled_elementwise(device: torch.device, compiler: Compiler | None = None) -> Elementwise:
+    """Compiled kernels, where torch can compile them for `device` and they compute what its own calls do; else those."""
+    plain = TorchElementwise()
+    try:
+        compiled = CompiledElementwise(compiler)
+        for dtype in _TOLERANCE:
+            for tokens in (1, 3, 70):
+                _compare(compiled, plain, tokens, device, dtype)
+    except Exception as error:  # the compiler raises what it likes
+        reason = str(error).strip().partition("\n")[0][:200]
+        logger.warning("Norms, rotation and gate aren't compiled on %s: %s: %s", device, type(error).__name__, reason)
+        return plain
+    return compiled
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    wide = x.float()
+    out.copy_(wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float())
+
+
+def _turn(heads: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> None:
+    wide = heads.float()
+    normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
+    first, second = normed.chunk(2, dim=-1)
+    c, s = cos.float(), sin.float()
+    heads.copy_(torch.cat([first * c - second * s, second * c + first * s], dim=-1))
+
+
+def _gate(gate_up: Tensor, out: Tensor) -> None:
+    gate, up = gate_up.chunk(2, dim=1)
+    out.copy_(F.silu(gate.float()) * up.float())
+
+
+@torch.inference_mode()
+def _compare(found: Elementwise, expected: Elementwise, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises `RuntimeError` if two implementations differ on seeded values, laid out as the model has them."""
+    generator = torch.Generator().manual_seed(tokens)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    x, weight, head_weights = normal(tokens, 64), normal(64), normal(6, 16)
+    heads, cos, sin, gate_up = normal(tokens, 8, 16), normal(tokens, 1, 8), normal(tokens, 1, 8), normal(tokens, 96)
+    results = []
+    for each in (found, expected):
+        turned, keys = heads.clone(), heads.clone()
+        each.turn_(turned[:, :6], head_weights, 1e-6, cos, sin)
+        each.turn_(keys[:, 6:], head_weights[0], 1e-6, cos, sin)
+        in_place = x.clone()
+        each.norm(in_place, weight, 1e-6, out=in_place)
+        into = torch.empty_like(x)
+        each.norm(x, weight, 1e-6, out=into)
+        results.append(
+            (turned, keys, in_place, into, each.gate(gate_up.clone(), out=torch.empty_like(gate_up[:, :48])))
+        )
+    for one, other in zip(*results, strict=True):
+        off = float(((one - other).abs() / other.abs().clamp(min=1)).max())
+        if not off <= _TOLERANCE[dtype]:
+            raise RuntimeError(f"the compiled kernels are off by {off:.3g} in {dtype}")
