@@ -12,10 +12,11 @@ import torch
 
 from loadtest import bench_engine, profile_engine
 from loadtest.engine_cases import Cases
-from loadtest.engine_ceilings import layer_shapes
+from loadtest.engine_ceilings import copy_rate, layer_shapes, product_rates
 from loadtest.engine_contestants import in_dtype, ours, qwen3
 from loadtest.engine_datasheets import data_sheet
 from loadtest.engine_floor import floor_of, forward_flops, needed_flops
+from loadtest.engine_products import PRODUCTS
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.engine.random_weights import random_weights
 from tests.reference import tokenizer
@@ -80,10 +81,23 @@ def run(monkeypatch: pytest.MonkeyPatch, module: object, out: Path, *arguments: 
 
 
 def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ("--dtypes", "float32", "bfloat16", "--lengths", "16", "--rows", "32", "--ceilings", "int8")
-    monkeypatch.setattr("loadtest.engine_ceilings._SQUARES", {"cpu": (64,)})
-    monkeypatch.setattr("loadtest.engine_ceilings._COPY_BYTES", {"cpu": 4096})
-    report = run(monkeypatch, bench_engine, tmp_path / "r.json", *few, "--seconds", "0.001", "--rounds", "2")
+    few = (
+        "--dtypes",
+        "float32",
+        "bfloat16",
+        "--lengths",
+        "16",
+        "--batch-sizes",
+        "4",
+        "--seconds",
+        "0.01",
+        "--rounds",
+        "2",
+    )
+    rates = {"best": 5e9, "squares": {"64": 5e9}, "model": {"32": 4e9}}
+    monkeypatch.setattr(bench_engine, "product_rates", lambda *arguments: rates)
+    monkeypatch.setattr(bench_engine, "copy_rate", lambda *arguments: 1e10)
+    report = run(monkeypatch, bench_engine, tmp_path / "r.json", *few)
     cases = {case["name"]: case for case in report["cases"]}  # type: ignore[attr-defined]
     assert set(cases) == {"16", "mix", "queries"}
     rows = {row["name"]: row for row in cases["mix"]["results"]}
@@ -95,6 +109,20 @@ def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert rows["ours float32"]["over_floor"]["median"] > 0
     printed = capsys.readouterr().out
     assert all(f"| {name} |" in printed for name in names)
+
+
+def test_ceilings_come_from_the_fastest_call_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtest.engine_ceilings._SQUARES", {"cpu": (64,)})
+    monkeypatch.setattr("loadtest.engine_ceilings._COPY_BYTES", {"cpu": 4096})
+    cpu = torch.device("cpu")
+    for dtype in ("float32", "bfloat16", "int8"):
+        rates = product_rates(TINY, cpu, dtype, (32,), seconds=0.0)
+        assert rates["best"] >= max(*rates["squares"].values(), *rates["model"].values()) > 0
+        assert set(rates["calls"].values()) <= set(PRODUCTS[dtype])
+    assert copy_rate(cpu, 0.0) > 0
+    monkeypatch.setitem(PRODUCTS, "int8", {})
+    with pytest.raises(RuntimeError, match="no int8 product runs on cpu"):
+        product_rates(TINY, cpu, "int8", (32,), seconds=0.0)
 
 
 def test_parity_is_checked_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
