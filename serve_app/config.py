@@ -234,6 +234,16 @@ class Settings(_Section):
         None, description="local .tiktoken file of that encoding, for machines without internet"
     )
 
+    model_aliases: list[str] = Field(
+        default_factory=list,
+        description="other names that the model answers to, for clients that ask for, say, embed-multilingual-v3.0",
+    )
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="texts that precede an input when a request names them, beside the model's own query and document; "
+        "classification and clustering have defaults",
+    )
+
     limits: LimitSettings = LimitSettings()
     batch: BatchSettings = BatchSettings()
     dispatch: DispatchSettings = DispatchSettings()

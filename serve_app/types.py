@@ -5,6 +5,7 @@ Everything here is plain data that any layer may hold. Arrays are numpy; nothing
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -35,11 +36,15 @@ class Truncate(StrEnum):
     END = "end"
 
 
-class VectorFormat(StrEnum):
-    """How the OpenAI dialect writes a vector: JSON numbers, or base64 of little-endian float32."""
+class OutputType(StrEnum):
+    """What the numbers of a vector become on their way to the client; `api.quantise` defines each."""
 
     FLOAT = "float"
-    BASE64 = "base64"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    BINARY = "binary"
+    UBINARY = "ubinary"
 
 
 class Output(IntEnum):
@@ -69,7 +74,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What clients may know of the model behind the service."""
+    """What clients may know of the model behind the service.
+
+    `prompts` are the texts that can be put before an input, by name: the checkpoint's own and those of the settings.
+    """
 
     id: str
     dimensions: int
@@ -77,27 +85,29 @@ class ServedModel:
     revision: str | None = None
     created: int = 0
     demo: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(slots=True)
 class EmbedJob:
-    """One request, whatever dialect it came in.
+    """One request, whatever dialect it came in. Dialects that must remember more to write their reply derive from it.
 
-    Exactly one of `texts` and `token_ids` is set. `instruction` applies to texts only. `timeout_seconds` is what the caller asked
-    for, None if nothing; it counts from `arrived_at`, in `time.monotonic` seconds, None for now.
+    Exactly one of `texts` and `token_ids` is set. `prompt`, for texts only, precedes each of them as it is. `timeout_seconds` is what
+    the caller asked for, None if nothing; it counts from `arrived_at`, in `time.monotonic` seconds, None for now. `truncated` is how
+    many inputs were over the limit and have lost tokens because `truncate` allows it: known once they are tokenized.
     """
 
     model: str
     texts: list[str] | None = None
     token_ids: list[TokenIds] | None = None
-    instruction: str | None = None
+    prompt: str | None = None
     truncate: Truncate = Truncate.NONE
     truncate_to: int | None = None
     dimensions: int | None = None
-    vector_format: VectorFormat = VectorFormat.FLOAT
     priority: Priority = Priority.INTERACTIVE
     timeout_seconds: float | None = None
     arrived_at: float | None = None
+    truncated: int = 0
 
     def __len__(self) -> int:
         return len(self.texts if self.texts is not None else self.token_ids or ())

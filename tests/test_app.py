@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from serve_app.api import embeddings
 from serve_app.api.app import App, Outcome, build_app
 from serve_app.api.http import Reply, Request
+from serve_app.api.openai import EmbeddingsJob
 from serve_app.api.routing import Route
 from serve_app.errors import (
     CrashingInputError,
@@ -610,6 +611,37 @@ async def test_extra_routes(service: InProcess) -> None:
         assert "/metrics" in (await http.get("/openapi.json")).json()["paths"]
 
 
+async def test_a_route_writes_all_its_errors_in_its_own_words(service: InProcess) -> None:
+    async def handler(request: Request) -> Reply:
+        raise {b"1": UnavailableError("No replica."), b"2": ValueError("secret")}[request.content_length]
+
+    def errors(error: RequestError, request: Request) -> Reply:
+        return Reply(error.status, f"{request.id}: {error.message}".encode(), b"text/plain")
+
+    route = Route("POST", "/own", handler, "Another dialect", errors=errors)
+    transport = httpx.ASGITransport(build_app(service, [route]))
+    headers = {"x-request-id": "r"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
+        replies = [await http.post("/own", content=b"x" * length) for length in (1, 2)]
+        replies.append(await http.get("/own"))
+    assert [(reply.status_code, reply.text) for reply in replies] == [
+        (503, "r: No replica."),
+        (500, f"r: {CONSTANT_500}"),
+        (405, "r: /own takes POST, OPTIONS, not GET."),
+    ]
+    assert replies[2].headers["allow"] == "POST, OPTIONS"
+
+
+async def test_inputs_that_were_truncated_are_counted_in_a_header(http: httpx.AsyncClient, service: InProcess) -> None:
+    assert "x-truncated-inputs" not in (await http.post("/v1/embeddings", json=BODY)).headers
+
+    def cut() -> None:
+        service.jobs[-1][0].truncated = 2
+
+    service.before = cut
+    assert (await http.post("/v1/embeddings", json=BODY)).headers["x-truncated-inputs"] == "2"
+
+
 async def test_lifespan(service: InProcess) -> None:
     incoming = iter(["lifespan.startup", "lifespan.shutdown"])
     sent: list[Any] = []
@@ -635,7 +667,8 @@ async def test_a_root_path_is_no_part_of_the_route(service: InProcess) -> None:
 
 async def test_openai_client(client: openai.AsyncOpenAI, service: InProcess) -> None:
     reply = await client.embeddings.create(input=["a", "b"], model=MODEL, dimensions=32)
-    assert service.jobs[0][0].vector_format == "base64"
+    job = service.jobs[0][0]
+    assert isinstance(job, EmbeddingsJob) and job.base64
     assert [item.index for item in reply.data] == [0, 1]
     for item, text in zip(reply.data, "ab", strict=True):
         assert np.array_equal(np.array(item.embedding, dtype=np.float32), vector(text, 32))
@@ -649,7 +682,7 @@ async def test_openai_client_with_floats_and_token_ids(client: openai.AsyncOpenA
 
 async def test_openai_client_with_extensions(client: openai.AsyncOpenAI, service: InProcess) -> None:
     await client.embeddings.create(input="a", model=MODEL, extra_body={"instruction": "Find", "priority": "bulk"})
-    assert service.jobs[0][0].instruction == "Find"
+    assert service.jobs[0][0].prompt == "Instruct: Find\nQuery:"
 
 
 async def test_openai_client_lists_models(client: openai.AsyncOpenAI) -> None:

@@ -10,31 +10,36 @@ import numpy as np
 import pytest
 
 from serve_app.api.models import Models
-from serve_app.api.openai import parse
+from serve_app.api.openai import EmbeddingsJob, EmbeddingsRequest, parse
 from serve_app.api.openai_reply import render
+from serve_app.api.quantise import quantise
 from serve_app.errors import NonFiniteError, RequestError
 from serve_app.types import (
-    EmbedJob,
     EmbedResult,
     Limits,
+    OutputType,
     Priority,
     ServedModel,
     Truncate,
-    VectorFormat,
 )
 
 MODEL = "Qwen/Qwen3-Embedding-0.6B"
 MODELS = Models([ServedModel(MODEL, dimensions=1024, max_input_tokens=512)])
 LIMITS = Limits(max_input_tokens=512, max_inputs=4, max_request_tokens=100_000)
 SHAPES = " Send a string, a list of strings, a list of token ids or a list of lists of token ids, unmixed."
+FORMATS = (
+    "'float', 'base64', 'float16', 'int8', 'uint8', 'binary', 'ubinary', 'base64_float16', 'base64_int8', "
+    "'base64_uint8', 'base64_binary' or 'base64_ubinary'"
+)
+INPUT_TYPES_SAY = "'search_query', 'search_document', 'classification', 'clustering', 'query', 'document' or 'passage'"
 NOT_PARSED = "We could not parse the JSON body of your request: "
 
 
-def read(body: bytes, limits: Limits = LIMITS) -> EmbedJob:
+def read(body: bytes, limits: Limits = LIMITS) -> EmbeddingsJob:
     return parse(body, MODELS, limits)
 
 
-def ask(**fields: Any) -> EmbedJob:
+def ask(**fields: Any) -> EmbeddingsJob:
     return read(json.dumps({"input": "a", "model": MODEL, **fields}).encode())
 
 
@@ -54,7 +59,7 @@ def with_input(value: str) -> bytes:
 
 
 def test_a_text() -> None:
-    assert ask(input="hello") == EmbedJob(model=MODEL, texts=["hello"])
+    assert ask(input="hello") == EmbeddingsJob(model=MODEL, texts=["hello"])
 
 
 def test_everything_at_once() -> None:
@@ -68,21 +73,21 @@ def test_everything_at_once() -> None:
         truncate_prompt_tokens=10,
         priority="bulk",
     )
-    assert job == EmbedJob(
+    assert job == EmbeddingsJob(
         model=MODEL,
         texts=["a", "b"],
-        instruction="Find the answer",
+        prompt="Instruct: Find the answer\nQuery:",
         truncate=Truncate.START,
         truncate_to=10,
         dimensions=32,
-        vector_format=VectorFormat.BASE64,
+        base64=True,
         priority=Priority.BULK,
     )
 
 
 def test_null_is_as_good_as_left_out() -> None:
-    optional = ["dimensions", "encoding_format", "user", "instruction", "truncate", "truncate_prompt_tokens"]
-    assert ask(**dict.fromkeys([*optional, "priority"])) == ask()
+    optional = set(EmbeddingsRequest.__struct_fields__) - {"input", "model"}
+    assert ask(**dict.fromkeys(optional)) == ask()
 
 
 @pytest.mark.parametrize(("value", "expected"), [([5, 6], [[5, 6]]), ([[5], [6, 2**31 - 1]], [[5], [6, 2**31 - 1]])])
@@ -124,8 +129,8 @@ def test_truncation(fields: dict[str, Any], truncate: Truncate, truncate_to: int
 
 
 def test_an_empty_instruction_is_none() -> None:
-    assert ask(instruction="").instruction is None
-    assert ask(input=[1], instruction="").instruction is None
+    assert ask(instruction="").prompt is None
+    assert ask(input=[1], instruction="").prompt is None
 
 
 @pytest.mark.parametrize("name", [MODEL, MODEL.upper(), "qwen3-embedding-0.6b"])
@@ -219,10 +224,19 @@ def test_too_many_token_ids(value: str) -> None:
         ({"dimensions": 64.0}, "dimensions", "'dimensions' must be an integer."),
         ({"dimensions": True}, "dimensions", "'dimensions' must be an integer."),
         ({"dimensions": "64"}, "dimensions", "'dimensions' must be an integer."),
-        ({"encoding_format": "int8"}, "encoding_format", "'encoding_format' must be 'float' or 'base64'."),
+        ({"encoding_format": "int4"}, "encoding_format", f"'encoding_format' must be {FORMATS}."),
         ({"user": 5}, "user", "'user' must be a string."),
         ({"model": None}, "model", "'model' must be a string."),
-        ({"instruction": ["a"]}, "instruction", "'instruction' must be a string."),
+        ({"instruction": ["a"]}, "instruction", "'instruction' must be a string of at most 4096 characters."),
+        ({"instruction": "a" * 4097}, "instruction", "'instruction' must be a string of at most 4096 characters."),
+        ({"prompt_name": 1}, "prompt_name", "'prompt_name' must be a string."),
+        ({"input_type": "image"}, "input_type", f"'input_type' must be {INPUT_TYPES_SAY}."),
+        (
+            {"encoding_format": "binary", "dimensions": 100},
+            "dimensions",
+            "'binary' packs eight dimensions into a byte, and 100 isn't a multiple of eight. Ask for 96 or 104 dimensions, "
+            "or for another type.",
+        ),
         ({"truncate": True}, "truncate", "'truncate' must be 'none', 'start' or 'end'."),
         ({"truncate": "END"}, "truncate", "'truncate' must be 'none', 'start' or 'end'."),
         ({"priority": 1}, "priority", "'priority' must be 'interactive' or 'bulk'."),
@@ -258,9 +272,10 @@ def test_too_many_token_ids(value: str) -> None:
         ),
         ({"stream": True}, "stream", "The field 'stream' is not supported. Remove it."),
         (
-            {"input_type": "query"},
-            "input_type",
-            "The field 'input_type' is not supported. Describe the task in 'instruction' instead.",
+            {"output_dtype": "int8"},
+            "output_dtype",
+            "The field 'output_dtype' is not supported. Use 'encoding_format' instead, with 'base64_int8' for base64 of "
+            "int8.",
         ),
         ({"x" * 99: 1}, "x" * 64, f"The field '{'x' * 64}' is not supported. Remove it."),
     ],
@@ -310,8 +325,8 @@ VECTORS = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)
 @pytest.mark.parametrize("vectors", [VECTORS, VECTORS[:, :8], VECTORS[::2], VECTORS.astype(">f4")])
 def test_rendered_vectors_are_exact(vectors: Any) -> None:
     result = EmbedResult(vectors, prompt_tokens=17)
-    plain = json.loads(render(result, 'a"b', VectorFormat.FLOAT))
-    packed = json.loads(render(result, 'a"b', VectorFormat.BASE64))
+    plain = json.loads(render(result, EmbeddingsJob('a"b')))
+    packed = json.loads(render(result, EmbeddingsJob('a"b', base64=True)))
     numbers = np.array([item.pop("embedding") for item in plain["data"]], dtype=np.float32)
     raw = [np.frombuffer(base64.b64decode(item.pop("embedding")), dtype="<f4") for item in packed["data"]]
     assert np.array_equal(numbers, vectors)
@@ -326,8 +341,31 @@ def test_rendered_vectors_are_exact(vectors: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("vector_format", list(VectorFormat))
-def test_a_vector_that_is_not_finite_is_never_written(value: float, vector_format: VectorFormat) -> None:
+@pytest.mark.parametrize("base64", [False, True])
+@pytest.mark.parametrize("output_type", list(OutputType))
+def test_a_vector_that_is_not_finite_is_never_written(value: float, output_type: OutputType, base64: bool) -> None:
     vectors = np.full((1, 4), value, dtype=np.float32)
     with pytest.raises(NonFiniteError):
-        render(EmbedResult(vectors, 1), MODEL, vector_format)
+        render(EmbedResult(vectors, 1), EmbeddingsJob(MODEL, output_type=output_type, base64=base64))
+
+
+NUMBERS = {
+    "float16": "<f2",
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "binary": np.int8,
+    "ubinary": np.uint8,
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_quantised_vectors_as_numbers_and_as_base64(name: str) -> None:
+    expected = quantise(VECTORS, OutputType(name))
+    plain = json.loads(render(EmbedResult(VECTORS, 1), ask(encoding_format=name)))
+    packed = json.loads(render(EmbedResult(VECTORS, 1), ask(encoding_format=f"base64_{name}")))
+    numbers = np.array([item["embedding"] for item in plain["data"]], dtype=NUMBERS[name])
+    raw = [np.frombuffer(base64.b64decode(item["embedding"]), dtype=NUMBERS[name]) for item in packed["data"]]
+    assert np.array_equal(numbers, expected)
+    assert np.array_equal(raw, expected)
+    whole = all(isinstance(number, int) for item in plain["data"] for number in item["embedding"])
+    assert whole is (name != "float16")

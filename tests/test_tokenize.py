@@ -23,8 +23,8 @@ def ids(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
-async def test_texts_with_instruction() -> None:
-    [got] = await stage().tokenize(EmbedJob("m", texts=["what?"], instruction="Find it"))
+async def test_texts_behind_a_prompt() -> None:
+    [got] = await stage().tokenize(EmbedJob("m", texts=["what?"], prompt="Instruct: Find it\nQuery:"))
     assert got.tolist() == tokenizer().encode("Instruct: Find it\nQuery:what?").tolist()
 
 
@@ -32,6 +32,13 @@ async def test_large_texts_go_through_a_thread_with_the_same_result() -> None:
     texts = ["word " * 2000, "b"]
     got = await stage().tokenize(EmbedJob("m", texts=texts))
     assert [row.tolist() for row in got] == [row.tolist() for row in tokenizer().encode_batch(texts)]
+
+
+async def test_what_is_cut_is_counted() -> None:
+    job = EmbedJob("m", texts=["one two three four five", "a", "b c d e f g h"], truncate=Truncate.END)
+    got = await stage(max_input_tokens=4).tokenize(job)
+    assert ([len(row) for row in got], job.truncated) == ([4, 2, 4], 2)
+    assert job.truncated == 2
 
 
 async def test_end_of_text_is_appended_only_if_absent() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.api.body import ClientDisconnectedError
-from serve_app.api.errors import error_reply, unexpected
+from serve_app.api.errors import unexpected
 from serve_app.api.http import Receive, Reply, Request, Scope, Send, send_reply
 from serve_app.api.routes import api_routes
 from serve_app.api.routing import OPS, Route, Router
@@ -74,18 +74,21 @@ class App:
             except ClientDisconnectedError:
                 pass
             except MethodNotAllowedError as error:
-                reply = error_reply(error)
+                reply = self._error(error, request)
                 reply.headers.append(self._allow(request))
             except RequestError as error:
-                reply = error_reply(error)
+                reply = self._error(error, request)
             except Exception as error:
-                reply = error_reply(unexpected(error, request.id))
+                reply = self._error(unexpected(error, request.id), request)
         finally:
             # Before it is sent: whatever ends this process then, a client has no answer that isn't counted.
             if self.observe is not None:
                 self.observe(outcome_of(request, route, reply))
         if reply.status != CLIENT_GONE:
             await send_reply(send, request, reply)
+
+    def _error(self, error: RequestError, request: Request) -> Reply:
+        return self.router.errors(request.path)(error, request)
 
     def _options(self, request: Request) -> Reply:
         allow = self._allow(request)

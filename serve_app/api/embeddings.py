@@ -1,41 +1,59 @@
-"""`POST /v1/embeddings`: read, parse, embed, render."""
+"""An endpoint that gives vectors, in any dialect: read, parse, embed, render."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from serve_app.api import openai, openai_reply
 from serve_app.api.body import check_media_type, read_body
 from serve_app.api.deadline import timeout_seconds
 from serve_app.api.disconnect import until_disconnect
 from serve_app.api.http import Reply, Request
 from serve_app.api.models import Models
 from serve_app.api.service import Service
-from serve_app.types import Stage
+from serve_app.types import EmbedJob, EmbedResult, Limits, Stage
 
 # Parsing and rendering below these sizes hold the event loop for at most about a millisecond; going through a
 # thread would cost a tenth of that each time.
 PARSE_INLINE_BYTES = 128 * 1024
 RENDER_INLINE_VALUES = 64 * 1024
 
+TRUNCATED = b"x-truncated-inputs"
+"""How many inputs lost tokens because the request allowed it; absent if none did."""
 
-class Embeddings:
-    """The endpoint for one service."""
+Job = TypeVar("Job", bound=EmbedJob)
 
-    def __init__(self, service: Service, models: Models) -> None:
+
+class Embeddings(Generic[Job]):
+    """The endpoint of one dialect for one service.
+
+    `parse` makes a job of a body, or raises a `RequestError`; `render` makes the body of the reply, from the result, the job and the
+    request's id. Both may run in a thread.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        models: Models,
+        parse: Callable[[bytes, Models, Limits], Job],
+        render: Callable[[EmbedResult, Job, str], bytes],
+    ) -> None:
         self.service = service
         self.models = models
         self.limits = service.limits
+        self._parse = parse
+        self._render = render
 
     async def __call__(self, request: Request) -> Reply:
         check_media_type(request)
         timeout = timeout_seconds(request)
         body = await read_body(request, self.limits.max_body_bytes)
         if len(body) <= PARSE_INLINE_BYTES:
-            job = openai.parse(body, self.models, self.limits)
+            job = self._parse(body, self.models, self.limits)
         else:
-            job = await asyncio.to_thread(openai.parse, body, self.models, self.limits)
+            job = await asyncio.to_thread(self._parse, body, self.models, self.limits)
         del body
         request.model = job.model
         job.timeout_seconds, job.arrived_at = timeout, request.started
@@ -46,8 +64,11 @@ class Embeddings:
 
         started = time.perf_counter()
         if result.vectors.size <= RENDER_INLINE_VALUES:
-            rendered = openai_reply.render(result, job.model, job.vector_format)
+            rendered = self._render(result, job, request.id)
         else:
-            rendered = await asyncio.to_thread(openai_reply.render, result, job.model, job.vector_format)
+            rendered = await asyncio.to_thread(self._render, result, job, request.id)
         stages = {**result.stage_seconds, Stage.RENDER: time.perf_counter() - started}
-        return Reply(200, rendered, stage_seconds=stages, inputs=len(job), prompt_tokens=result.prompt_tokens)
+        reply = Reply(200, rendered, stage_seconds=stages, inputs=len(job), prompt_tokens=result.prompt_tokens)
+        if job.truncated:
+            reply.headers.append((TRUNCATED, b"%d" % job.truncated))
+        return reply

@@ -1,4 +1,7 @@
-"""Every failure as one body: `{"error": {"message", "type", "param", "code"}}`, all four keys, always."""
+"""Failures in OpenAI's words: `{"error": {"message", "type", "param", "code"}}`, all four keys, always.
+
+Dialects with other words have a renderer of their own, see `Route.errors`; they share `retry_headers`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import traceback
 import orjson
 from msgspec import Struct
 
-from serve_app.api.http import Headers, Reply
+from serve_app.api.http import Headers, Reply, Request
 from serve_app.errors import EmbedserveError, InternalError, RequestError
 
 log = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ def error_fields(error: RequestError) -> dict[str, str | None]:
     return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
-def error_reply(error: RequestError) -> Reply:
+def error_reply(error: RequestError, request: Request) -> Reply:
     """The response for `error`. 408, 429 and 503 ask for a retry, after a second where no better time is known.
 
     A 500 asks for none: the dispatcher has already tried elsewhere whatever a retry could cure, so what is

@@ -1,27 +1,54 @@
 """The OpenAI dialect of `POST /v1/embeddings`: bytes to `EmbedJob`.
 
 The contract is openai-openapi's `CreateEmbeddingRequest`, whose unknown fields are refused too.
-`instruction`, `truncate`, `truncate_prompt_tokens` and `priority` are extensions; an optional field that is
-null counts as left out.
+`instruction`, `prompt_name`, `input_type`, `truncate`, `truncate_prompt_tokens` and `priority` are extensions, and
+so are the `encoding_format`s of `QUANTISED`; an optional field that is null counts as left out.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from serve_app.api.inputs import SHAPES, read_input
 from serve_app.api.models import Models
+from serve_app.api.prompts import INPUT_TYPES, MAX_INSTRUCTION_CHARACTERS, InputType, Instruction, listed, resolve
+from serve_app.api.quantise import check_packing
 from serve_app.errors import InvalidRequestError
-from serve_app.types import EmbedJob, Limits, Priority, ServedModel, Truncate, VectorFormat
+from serve_app.types import EmbedJob, Limits, OutputType, Priority, ServedModel, Truncate
 
 # Qwen3-Embedding was trained to keep its meaning down to 32 dimensions (model card, "MRL Support").
 MIN_DIMENSIONS = 32
 
 _SHAPES = [msgspec.json.schema(shape) for shape in SHAPES]
+
+
+Quantised = Literal[
+    "float16",
+    "int8",
+    "uint8",
+    "binary",
+    "ubinary",
+    "base64_float16",
+    "base64_int8",
+    "base64_uint8",
+    "base64_binary",
+    "base64_ubinary",
+]
+"""The formats of our own. OpenAI's clients ask for `base64` unasked and read it as float32, so its meaning can't depend on another
+field; they hand on as it comes what a caller asked for by name."""
+
+
+@dataclass(slots=True)
+class EmbeddingsJob(EmbedJob):
+    """A job, and how its vectors are to be written: which numbers, and whether as JSON or as base64 of their bytes, little-endian."""
+
+    output_type: OutputType = OutputType.FLOAT
+    base64: bool = False
 
 
 class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
@@ -39,13 +66,25 @@ class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
         int | None, Meta(description="Length of each vector. Shorter ones are cut and normalised again.")
     ] = None
     encoding_format: Annotated[
-        Literal["float", "base64"] | None,
-        Meta(description="JSON numbers (default), or base64 of little-endian float32."),
+        Literal["float", "base64"] | Quantised | None,
+        Meta(
+            description="JSON numbers (default), or base64 of little-endian float32. Fewer bytes: half precision, int8 "
+            "and one bit a dimension, as JSON numbers or base64 of their bytes."
+        ),
     ] = None
     user: Annotated[str | None, Meta(description="Accepted for compatibility; not used.")] = None
     instruction: Annotated[
-        str | None,
+        Instruction | None,
         Meta(description="The task in a sentence, for queries: `Instruct: …\\nQuery:` precedes every text."),
+    ] = None
+    prompt_name: Annotated[
+        str | None, Meta(description="One of the model's prompts, to precede every text; see `prompts` of the model.")
+    ] = None
+    input_type: Annotated[
+        InputType | None,
+        Meta(
+            description="What the texts are, as in Cohere's API: it chooses the prompt. An `instruction` can replace its task."
+        ),
     ] = None
     truncate: Annotated[
         Literal["none", "start", "end"] | None,
@@ -63,25 +102,35 @@ class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
     ] = None
 
 
+VECTOR_FORMATS: dict[str, tuple[OutputType, bool]] = {
+    "float": (OutputType.FLOAT, False),
+    "base64": (OutputType.FLOAT, True),
+    **{name: (OutputType(name.removeprefix("base64_")), name.startswith("base64_")) for name in get_args(Quantised)},
+}
+"""What each `encoding_format` means: the type of the numbers, and whether they are written in base64."""
+
 _decoder = msgspec.json.Decoder(EmbeddingsRequest)
 
 _RULES = {
     "model": "must be a string",
     "dimensions": "must be an integer",
-    "encoding_format": "must be 'float' or 'base64'",
+    "encoding_format": f"must be {listed([*VECTOR_FORMATS])}",
     "user": "must be a string",
-    "instruction": "must be a string",
+    "instruction": f"must be a string of at most {MAX_INSTRUCTION_CHARACTERS} characters",
+    "prompt_name": "must be a string",
+    "input_type": f"must be {listed([*INPUT_TYPES])}",
     "truncate": "must be 'none', 'start' or 'end'",
     "truncate_prompt_tokens": "must be a positive integer, or -1 for the model's maximum",
     "priority": "must be 'interactive' or 'bulk'",
 }
 
 _INSTEAD = {
-    "input_type": "Describe the task in 'instruction' instead.",
     "normalize": "Remove it: vectors are always normalised.",
+    "embedding_types": "Use 'encoding_format' instead.",
+    "output_dtype": "Use 'encoding_format' instead, with 'base64_int8' for base64 of int8.",
     "prompt": "Send the text in 'input', and the task in 'instruction'.",
-    "prompt_name": "Describe the task in 'instruction' instead.",
     "task": "Describe the task in 'instruction' instead.",
+    "output_dimension": "Use 'dimensions' instead.",
     "truncation_side": "Use 'truncate': 'start' or 'end' instead.",
 }
 
@@ -89,7 +138,7 @@ _FIELD = re.compile(r" - at `\$\.(\w+)`$")
 _NAMED = re.compile(r"^Object (contains unknown|missing required) field `(.*)`$", re.DOTALL)
 
 
-def parse(body: bytes, models: Models, limits: Limits) -> EmbedJob:
+def parse(body: bytes, models: Models, limits: Limits) -> EmbeddingsJob:
     """The job that `body` asks for; `job.model` is the served id.
 
     Raises `InvalidRequestError` with the field in `param`, `TooManyTokensError` and `ModelNotFoundError`.
@@ -102,18 +151,21 @@ def parse(body: bytes, models: Models, limits: Limits) -> EmbedJob:
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(body, error) from None
-    if request.instruction and token_ids is not None:
-        raise InvalidRequestError("'instruction' needs text input: it can't be put before token ids.", "instruction")
+    prompt = resolve(model, request.instruction, request.prompt_name, request.input_type, texts=texts is not None)
     truncate, truncate_to = _truncation(request, model)
-    return EmbedJob(
+    dimensions = dimensions_of(request.dimensions, model, "dimensions")
+    output_type, base64 = VECTOR_FORMATS[request.encoding_format or "float"]
+    check_packing(output_type, dimensions or model.dimensions, "dimensions")
+    return EmbeddingsJob(
         model=model.id,
         texts=texts,
         token_ids=token_ids,
-        instruction=request.instruction or None,
+        prompt=prompt,
         truncate=truncate,
         truncate_to=truncate_to,
-        dimensions=_dimensions(request.dimensions, model),
-        vector_format=VectorFormat(request.encoding_format or "float"),
+        dimensions=dimensions,
+        output_type=output_type,
+        base64=base64,
         priority=Priority.BULK if request.priority == "bulk" else Priority.INTERACTIVE,
     )
 
@@ -123,11 +175,11 @@ def dimension_range(model: ServedModel) -> tuple[int, int]:
     return min(MIN_DIMENSIONS, model.dimensions), model.dimensions
 
 
-def _dimensions(wanted: int | None, model: ServedModel) -> int | None:
+def dimensions_of(wanted: int | None, model: ServedModel, field: str) -> int | None:
+    """`wanted`, if `model` gives vectors of that length or it's None. Raises `InvalidRequestError` that names `field`."""
     low, high = dimension_range(model)
     if wanted is not None and not low <= wanted <= high:
-        message = f"'dimensions' must be from {low} to {high} for the model '{model.id}'."
-        raise InvalidRequestError(message, "dimensions")
+        raise InvalidRequestError(f"'{field}' must be from {low} to {high} for the model '{model.id}'.", field)
     return wanted
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import orjson
 from msgspec import Struct
 
+from serve_app.api.openai import EmbeddingsJob
+from serve_app.api.quantise import quantise
 from serve_app.errors import NonFiniteError
-from serve_app.types import EmbedResult, VectorFormat
+from serve_app.types import EmbedResult
 
 
 class Usage(Struct):
@@ -21,7 +23,7 @@ class Usage(Struct):
 
 
 class Embedding(Struct):
-    """One vector: numbers, or base64 of little-endian float32, as `encoding_format` asked."""
+    """One vector: numbers, or base64 of their bytes, little-endian, as `encoding_format` asked."""
 
     object: Literal["embedding"]
     index: int
@@ -37,17 +39,18 @@ class EmbeddingsReply(Struct):
     usage: Usage
 
 
-def render(result: EmbedResult, model: str, vector_format: VectorFormat) -> bytes:
-    """The JSON body for `result.vectors`, float32 `[inputs, dimensions]`. Raises `NonFiniteError`: JSON has no NaN,
-    and null in a vector corrupts an index silently.
+def render(result: EmbedResult, job: EmbeddingsJob, request_id: str = "") -> bytes:
+    """The JSON body for `result.vectors`, float32 `[inputs, dimensions]`, written as `job` says.
+
+    Raises `NonFiniteError`: JSON has no NaN, and null in a vector corrupts an index silently.
 
     Written row by row and not in one call: that lets the event loop in between the rows when a large reply is
     rendered in a thread, and costs no more.
     """
-    vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
-    if not np.isfinite(vectors).all():
+    if not np.isfinite(result.vectors).all():
         raise NonFiniteError("a vector is not finite")
-    if vector_format is VectorFormat.BASE64:
+    vectors = quantise(result.vectors, job.output_type)
+    if job.base64:
         items = [
             b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, b2a_base64(row, newline=False))
             for index, row in enumerate(vectors)
@@ -61,7 +64,7 @@ def render(result: EmbedResult, model: str, vector_format: VectorFormat) -> byte
     # Both ends ride on an item, so that the one join is the only copy of what may be 100 MB.
     items[0] = b'{"object":"list","data":[' + items[0]
     items[-1] += b'],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
-        orjson.dumps(model),
+        orjson.dumps(job.model),
         result.prompt_tokens,
         result.prompt_tokens,
     )

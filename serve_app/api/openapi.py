@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from serve_app.api.errors import PASSING, ErrorReply
+from serve_app.api.errors import PASSING
 from serve_app.api.openai import EmbeddingsRequest, dimension_range
+from serve_app.api.prompts import prompts_of
 from serve_app.api.routing import Route
 from serve_app.types import Limits, ServedModel
 
@@ -32,7 +33,7 @@ _RETRY_HEADERS = {
 
 def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str) -> dict[str, Any]:
     """The OpenAPI document for `routes`, with this server's limits in the request schema."""
-    structs = {ErrorReply, *(route.request for route in routes if route.request is not None)}
+    structs = {route.error for route in routes} | {*(route.request for route in routes if route.request is not None)}
     structs |= {body for route in routes for body in route.responses.values() if _is_struct(body)}
     _, schemas = msgspec.json.schema_components(sorted(structs, key=lambda struct: struct.__name__), ref_template=_REF)
     # The schemas hold parts of the structs' own annotations: bound a copy.
@@ -65,6 +66,8 @@ def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Li
     dimensions = _integer(properties["dimensions"])
     dimensions["minimum"] = min(low for low, _ in ranges)
     dimensions["maximum"] = max(high for _, high in ranges)
+    names = {"type": "string", "enum": sorted({name for model in models for name in prompts_of(model)})}
+    properties["prompt_name"]["anyOf"] = [names, {"type": "null"}]
     _integer(properties["truncate_prompt_tokens"])["maximum"] = max(model.max_input_tokens for model in models)
 
 
@@ -79,7 +82,7 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["responses"][str(status)] = _response(HTTPStatus(status).phrase, body)
         if status in PASSING:
             operation["responses"][str(status)]["headers"] = _RETRY_HEADERS
-    operation["responses"]["default"] = _response("Error", ErrorReply)
+    operation["responses"]["default"] = _response("Error", route.error)
     names = re.findall(r"{(\w+)}", route.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     for name, (description, schema) in route.headers.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.api import openai, openai_reply
 from serve_app.api.deadline import TIMEOUT_MEANS
 from serve_app.api.docs import Documents
 from serve_app.api.embeddings import Embeddings
@@ -27,7 +28,7 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
         Route(
             "POST",
             "/v1/embeddings",
-            Embeddings(service, models),
+            Embeddings(service, models, openai.parse, openai_reply.render),
             "Embed texts or token ids",
             {200: EmbeddingsReply, **dict.fromkeys((400, 404, 408, 413, 415, 422, 429, 500, 503), ErrorReply)},
             EmbeddingsRequest,

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from serve_app.api.errors import ErrorReply, error_reply
 from serve_app.api.http import Reply, Request
-from serve_app.errors import MethodNotAllowedError, RouteNotFoundError
+from serve_app.errors import MethodNotAllowedError, RequestError, RouteNotFoundError
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Reply]]
+ErrorRenderer: TypeAlias = Callable[[RequestError, Request], Reply]
 
 OPS = "ops"
 """The dialect of what operators ask, and of what no route is for."""
@@ -22,7 +24,8 @@ class Route:
     `path` is literal; one that ends in `{name}` takes all that follows, slashes included. `request` is the
     struct of the JSON body; `responses` maps a status to the struct of its JSON body, or to a media type for
     anything else. `headers` are those of the request that mean something here, each with its description and
-    JSON schema. `dialect` is whose contract it keeps, for metrics.
+    JSON schema. `dialect` is whose contract it keeps, for metrics; `errors` writes every error on the path in that
+    contract's words, defects (500) and wrong methods (405) included, and `error` is the struct of its body.
     """
 
     method: str
@@ -33,6 +36,8 @@ class Route:
     request: Any = None
     headers: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     dialect: str = OPS
+    errors: ErrorRenderer = error_reply
+    error: Any = ErrorReply
 
     @property
     def prefix(self) -> str | None:
@@ -62,6 +67,10 @@ class Router:
         if wanted not in allowed:
             raise MethodNotAllowedError(f"{path[:200]} takes {', '.join(allowed)}, not {method}.")
         return next(route for route in self._on(path) if route.method == wanted)
+
+    def errors(self, path: str) -> ErrorRenderer:
+        """Who writes an error on `path`, whatever the method: its first route, or OpenAI's words where there is none."""
+        return next((route.errors for route in self._on(path)), error_reply)
 
     def allowed(self, path: str) -> list[str]:
         """The methods of `path`, for `Allow`; empty if there is no such path."""

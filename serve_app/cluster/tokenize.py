@@ -19,9 +19,6 @@ PART_CHARACTERS = 256 * 1024
 # English has about 4 characters to a token, Chinese 1.5. Only to count what isn't tokenized yet towards the backlog.
 CHARACTERS_PER_TOKEN = 4
 
-QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{text}"
-"""The model card's template for queries. There is no space after `Query:`."""
-
 
 class JobTokenizer:
     """Turns a job into one int32 array per input, each ending with `<|endoftext|>`.
@@ -48,22 +45,23 @@ class JobTokenizer:
         )
 
     async def tokenize(self, job: EmbedJob) -> list[TokenIds]:
-        """Token ids of every input. Raises `InvalidRequestError` or `TooManyTokensError` (both status 400).
+        """Token ids of every input; those that lost some of theirs are counted in `job.truncated`.
 
+        Raises `InvalidRequestError` or `TooManyTokensError` (both status 400).
         Returns without having yielded to the event loop where the job is small.
         """
         if job.texts is None:
             inputs = await self._from_token_ids(job.token_ids or [])
         else:
-            inputs = await self._from_texts(job.texts, job.instruction)
+            inputs = await self._from_texts(job.texts, job.prompt)
             if self._tokenizer.vocab_size > self._vocab_size:
                 # The 4B and 8B checkpoints' tokenizer knows special tokens that their embedding table has no rows for.
                 self._check_vocabulary(inputs, "Its text contains a special token, like <think>: remove that.")
         return self._fit(job, inputs)
 
-    async def _from_texts(self, texts: list[str], instruction: str | None) -> list[TokenIds]:
-        if instruction:
-            texts = [QUERY_TEMPLATE.format(instruction=instruction, text=text) for text in texts]
+    async def _from_texts(self, texts: list[str], prompt: str | None) -> list[TokenIds]:
+        if prompt:
+            texts = [prompt + text for text in texts]
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return self._tokenizer.encode_batch(texts)
         return await self._in_parts(texts)
@@ -111,6 +109,7 @@ class JobTokenizer:
         if job.truncate_to is not None:
             limit = min(limit, job.truncate_to)
         if side is not Truncate.NONE:
+            job.truncated = sum(len(ids) > limit for ids in inputs)
             inputs = [self._tokenizer.cut(ids, limit, side) if len(ids) > limit else ids for ids in inputs]
         lengths = [len(ids) for ids in inputs]
         if max(lengths) > limit:
