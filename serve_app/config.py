@@ -28,6 +28,7 @@ class LimitSettings(_Section):
     max_inputs: int = Field(2048, ge=1)
     max_request_tokens: int = Field(300_000, ge=2)
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    max_cohere_texts: int = Field(96, ge=1, description="inputs of one request to Cohere's routes, as Cohere has it")
 
     def as_limits(self) -> Limits:
         return Limits(**self.model_dump())

@@ -70,6 +70,7 @@ class Limits:
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
     max_body_bytes: int = 8 * 1024 * 1024
+    max_cohere_texts: int = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class ServedModel:
     """What clients may know of the model behind the service.
 
     `prompts` are the texts that can be put before an input, by name: the checkpoint's own and those of the settings.
+    `aliases` are other names that it answers to.
     """
 
     id: str
@@ -86,6 +88,7 @@ class ServedModel:
     created: int = 0
     demo: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -29,46 +29,11 @@ from serve_app.errors import (
     RequestError,
     UnavailableError,
 )
-from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, Vectors
+from serve_app.types import EmbedJob, EmbedResult, Stage
+from tests.in_process import HIDDEN, MODEL, STAGES, InProcess, fail, vector
 
-MODEL = "Qwen/Qwen3-Embedding-0.6B"
-HIDDEN = 64
 BODY = {"input": "hello", "model": MODEL}
 CONSTANT_500 = "The server had an error while processing your request. Quote the x-request-id header."
-STAGES = {Stage.TOKENIZE: 0.001, Stage.QUEUE: 0.002, Stage.INFERENCE: 0.003}
-
-
-def vector(seed: str, dimensions: int) -> Vectors:
-    values = np.random.default_rng(list(seed.encode())).standard_normal(HIDDEN)[:dimensions]
-    return (values / np.linalg.norm(values)).astype(np.float32)
-
-
-class InProcess:
-    """A service without a cluster: the vector of an input depends on its text or ids alone."""
-
-    version = "1.2.3"
-
-    def __init__(self) -> None:
-        self.models = [ServedModel(MODEL, HIDDEN, 512, revision="abc", created=5)]
-        self.limits = Limits(max_input_tokens=512, max_inputs=8, max_body_bytes=400_000)
-        self.jobs: list[tuple[EmbedJob, str]] = []
-        self.before: Callable[[], Any] = lambda: None
-        self.reason: str | None = None
-
-    async def embed(self, job: EmbedJob, request_id: str) -> EmbedResult:
-        self.jobs.append((job, request_id))
-        outcome = self.before()
-        if asyncio.iscoroutine(outcome):
-            await outcome
-        seeds = job.texts or [",".join(map(str, ids)) for ids in job.token_ids or []]
-        dimensions = job.dimensions or HIDDEN
-        return EmbedResult(np.stack([vector(seed, dimensions) for seed in seeds]), 3 * len(job), dict(STAGES))
-
-    async def health(self) -> str | None:
-        return self.reason
-
-    async def ready(self) -> str | None:
-        return self.reason
 
 
 @pytest.fixture
@@ -90,13 +55,6 @@ async def client(http: Any) -> openai.AsyncOpenAI:
 
 def error(message: str, type_: str, param: str | None, code: str | None) -> dict[str, Any]:
     return {"error": {"message": message, "type": type_, "param": param, "code": code}}
-
-
-def fail(exception: BaseException) -> Callable[[], None]:
-    def raises() -> None:
-        raise exception
-
-    return raises
 
 
 # --- the endpoint

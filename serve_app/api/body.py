@@ -52,3 +52,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 def _too_large(max_bytes: int) -> PayloadTooLargeError:
     return PayloadTooLargeError(f"The body is larger than {max_bytes} bytes. Split the inputs over several requests.")
+
+
+def why_unreadable(body: bytes, error: Exception) -> str:
+    """Why a JSON decoder gave up on `body` with `error`, in a clause that quotes nothing of it."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not valid UTF-8"
+    if not body.strip():
+        return "it is empty"
+    if body.startswith(b"\xef\xbb\xbf"):
+        return "it starts with a byte order mark"
+    return "it is not valid JSON"

@@ -69,10 +69,11 @@ def page(described: dict[str, Any]) -> str:
 def _body(described: dict[str, Any]) -> str:
     links = []
     for media_type, content in described["content"].items():
-        reference = content.get("schema", {}).get("$ref")
-        if reference is None:
-            links.append(escape(media_type))
-        else:
-            name = escape(reference.rpartition("/")[2])
-            links.append(f'<a href="#{name}">{name}</a>')
+        schema = content.get("schema", {})
+        for reference in schema.get("anyOf", [schema]):
+            if "$ref" in reference:
+                name = escape(reference["$ref"].rpartition("/")[2])
+                links.append(f'<a href="#{name}">{name}</a>')
+            else:
+                links.append(escape(media_type))
     return ", ".join(links)

@@ -30,7 +30,7 @@ _START = re.compile(rb"\s*(\[?)\s*(.)", re.DOTALL)
 _DIGITS = b"-0123456789"
 
 # Below this no body can hold enough items to make counting them first worth it.
-_SMALL = 64 * 1024
+SMALL = 64 * 1024
 
 _PLACE = re.compile(r" - at `\$(.*)`$")
 _MISMATCH = re.compile(r"Expected `(\w+)`, got `(\w+)`")
@@ -53,7 +53,7 @@ def read_input(raw: bytes, limits: Limits) -> tuple[list[str] | None, list[Token
     start = _START.match(raw)
     assert start is not None
     in_list, first = start.groups()
-    if len(raw) > _SMALL:
+    if len(raw) > SMALL:
         _check_counts(raw, first, limits)
     try:
         if not in_list:
@@ -92,12 +92,15 @@ def _counted(items: list[Any], limits: Limits) -> list[Any]:
     return items
 
 
+def strings_at_least(raw: bytes) -> int:
+    """How many strings there are in the JSON `raw`, or fewer: a quote that no backslash precedes opens or closes one."""
+    return (raw.count(b'"') - raw.count(b'\\"')) // 2
+
+
 def _check_counts(raw: bytes, first: bytes, limits: Limits) -> None:
     """Refuse what is far over a limit before decoding it: tiny items grow to twenty times their JSON."""
     if first == b'"':
-        # A quote that no backslash precedes opens or closes a string: there are at least half as many strings.
-        most, quotes = 2 * limits.max_inputs, raw.count(b'"')
-        if quotes > most and quotes - raw.count(b'\\"') > most:
+        if strings_at_least(raw) > limits.max_inputs:
             raise too_many_inputs(limits)
     elif first in b"[" + _DIGITS:
         if raw.count(b"[") - 1 > limits.max_inputs:

@@ -39,7 +39,7 @@ class Models:
 
     A model is found by its id or by the id's last part, in any case. One that was loaded from a local folder
     has no organisation of its own, so any is accepted: `/data/Qwen3-Embedding-0.6B` answers to
-    `Qwen/Qwen3-Embedding-0.6B`.
+    `Qwen/Qwen3-Embedding-0.6B`. Aliases are found in any case too; a model's own names come before another's aliases.
     """
 
     def __init__(self, served: Sequence[ServedModel]) -> None:
@@ -52,6 +52,10 @@ class Models:
             self._names.setdefault(name, model)
             if not _organisation(model.id):
                 self._folders.setdefault(name, model)
+        for model in self.served:
+            for alias in model.aliases:
+                self._names.setdefault(alias, model)
+                self._names.setdefault(alias.lower(), model)
 
     def find(self, name: str) -> ServedModel:
         """The model that `name` means. Raises `ModelNotFoundError`, which names those that are served."""

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from serve_app.api.body import why_unreadable
 from serve_app.api.inputs import SHAPES, read_input
 from serve_app.api.models import Models
 from serve_app.api.prompts import INPUT_TYPES, MAX_INSTRUCTION_CHARACTERS, InputType, Instruction, listed, resolve
@@ -150,7 +151,8 @@ def parse(body: bytes, models: Models, limits: Limits) -> EmbeddingsJob:
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(body, error) from None
+        message = f"We could not parse the JSON body of your request: {why_unreadable(body, error)}."
+        raise InvalidRequestError(message) from None
     prompt = resolve(model, request.instruction, request.prompt_name, request.input_type, texts=texts is not None)
     truncate, truncate_to = _truncation(request, model)
     dimensions = dimensions_of(request.dimensions, model, "dimensions")
@@ -206,17 +208,3 @@ def _invalid(said: str) -> InvalidRequestError:
     if field is None:
         return InvalidRequestError("The JSON body must be an object with 'input' and 'model'.")
     return InvalidRequestError(f"'{field[1]}' {_RULES[field[1]]}.", field[1])
-
-
-def _unreadable(body: bytes, error: Exception) -> InvalidRequestError:
-    if isinstance(error, RecursionError):
-        why = "it is nested too deeply"
-    elif isinstance(error, UnicodeDecodeError):
-        why = "it is not valid UTF-8"
-    elif not body.strip():
-        why = "it is empty"
-    elif body.startswith(b"\xef\xbb\xbf"):
-        why = "it starts with a byte order mark"
-    else:
-        why = "it is not valid JSON"
-    return InvalidRequestError(f"We could not parse the JSON body of your request: {why}.")

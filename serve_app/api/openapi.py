@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from serve_app.api.cohere import EmbedRequest, EmbedRequestV1
 from serve_app.api.errors import PASSING
 from serve_app.api.openai import EmbeddingsRequest, dimension_range
 from serve_app.api.prompts import prompts_of
@@ -34,12 +35,15 @@ _RETRY_HEADERS = {
 def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str) -> dict[str, Any]:
     """The OpenAPI document for `routes`, with this server's limits in the request schema."""
     structs = {route.error for route in routes} | {*(route.request for route in routes if route.request is not None)}
-    structs |= {body for route in routes for body in route.responses.values() if _is_struct(body)}
+    structs |= {struct for route in routes for body in route.responses.values() for struct in _structs(body)}
     _, schemas = msgspec.json.schema_components(sorted(structs, key=lambda struct: struct.__name__), ref_template=_REF)
     # The schemas hold parts of the structs' own annotations: bound a copy.
     schemas = deepcopy(schemas)
     if EmbeddingsRequest in structs:
         _bound(schemas["EmbeddingsRequest"]["properties"], models, limits)
+    for struct in (EmbedRequest, EmbedRequestV1):
+        if struct in structs:
+            _bound_cohere(schemas[struct.__name__], models, limits)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -62,13 +66,27 @@ def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Li
             shape["maxItems"] = limits.max_inputs
     if not models:
         return
-    ranges = [dimension_range(model) for model in models]
-    dimensions = _integer(properties["dimensions"])
-    dimensions["minimum"] = min(low for low, _ in ranges)
-    dimensions["maximum"] = max(high for _, high in ranges)
+    _bound_dimensions(properties["dimensions"], models)
     names = {"type": "string", "enum": sorted({name for model in models for name in prompts_of(model)})}
     properties["prompt_name"]["anyOf"] = [names, {"type": "null"}]
     _integer(properties["truncate_prompt_tokens"])["maximum"] = max(model.max_input_tokens for model in models)
+
+
+def _bound_cohere(schema: dict[str, Any], models: Sequence[ServedModel], limits: Limits) -> None:
+    properties = schema["properties"]
+    schema["anyOf"] = [{"required": ["texts"]}, {"required": ["inputs"]}]
+    for name in ("texts", "inputs"):
+        array = properties[name]["anyOf"][0]
+        array |= {"minItems": 1, "maxItems": min(limits.max_cohere_texts, limits.max_inputs)}
+    if models:
+        _bound_dimensions(properties["output_dimension"], models)
+
+
+def _bound_dimensions(schema: dict[str, Any], models: Sequence[ServedModel]) -> None:
+    ranges = [dimension_range(model) for model in models]
+    dimensions = _integer(schema)
+    dimensions["minimum"] = min(low for low, _ in ranges)
+    dimensions["maximum"] = max(high for _, high in ranges)
 
 
 def _integer(schema: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +98,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {"summary": route.summary, "responses": {}}
     for status, body in route.responses.items():
         operation["responses"][str(status)] = _response(HTTPStatus(status).phrase, body)
-        if status in PASSING:
+        if status in PASSING or status == HTTPStatus.GATEWAY_TIMEOUT:
             operation["responses"][str(status)]["headers"] = _RETRY_HEADERS
     operation["responses"]["default"] = _response("Error", route.error)
     names = re.findall(r"{(\w+)}", route.path)
@@ -99,10 +117,12 @@ def _response(description: str, body: Any) -> dict[str, Any]:
 
 
 def _content(body: Any) -> dict[str, Any]:
-    if _is_struct(body):
-        return {"application/json": {"schema": {"$ref": _REF.format(name=body.__name__)}}}
-    return {body: {}}
+    if not (structs := _structs(body)):
+        return {body: {}}
+    schemas = [{"$ref": _REF.format(name=struct.__name__)} for struct in structs]
+    return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
 
 
-def _is_struct(body: Any) -> bool:
-    return isinstance(body, type)
+def _structs(body: Any) -> tuple[Any, ...]:
+    """The structs of a body: one, those of a union, or none for a media type."""
+    return (body,) if isinstance(body, type) else get_args(body)

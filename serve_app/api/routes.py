@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.api import openai, openai_reply
+from serve_app.api import cohere, cohere_reply, openai, openai_reply
+from serve_app.api.cohere_reply import CohereError, EmbedFloatsReply, EmbedReply
 from serve_app.api.deadline import TIMEOUT_MEANS
 from serve_app.api.docs import Documents
 from serve_app.api.embeddings import Embeddings
@@ -17,8 +18,10 @@ from serve_app.api.ops import Failing, Ops, Status, Version
 from serve_app.api.routing import Route
 from serve_app.api.service import Service
 
-DIALECTS = ("openai",)
+DIALECTS = ("openai", "cohere")
 """Whose contracts requests for vectors can be made in."""
+
+_HEADERS = {TIMEOUT.decode(): (TIMEOUT_MEANS, {"type": "number", "exclusiveMinimum": 0})}
 
 
 def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
@@ -32,8 +35,26 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
             "Embed texts or token ids",
             {200: EmbeddingsReply, **dict.fromkeys((400, 404, 408, 413, 415, 422, 429, 500, 503), ErrorReply)},
             EmbeddingsRequest,
-            {TIMEOUT.decode(): (TIMEOUT_MEANS, {"type": "number", "exclusiveMinimum": 0})},
+            _HEADERS,
             DIALECTS[0],
+        ),
+        *(
+            Route(
+                "POST",
+                path,
+                Embeddings(service, models, parse, cohere_reply.render),
+                "Embed texts, as Cohere's API does",
+                {200: reply, **dict.fromkeys((400, 404, 413, 415, 422, 429, 500, 503, 504), CohereError)},
+                body,
+                _HEADERS,
+                DIALECTS[1],
+                cohere_reply.cohere_error_reply,
+                CohereError,
+            )
+            for path, body, parse, reply in (
+                ("/v2/embed", cohere.EmbedRequest, cohere.parse_v2, EmbedReply),
+                ("/v1/embed", cohere.EmbedRequestV1, cohere.parse_v1, EmbedReply | EmbedFloatsReply),
+            )
         ),
         Route("GET", "/v1/models", models.list_models, "List the served models", {200: ModelList}),
         Route("GET", "/v1/models/{model}", models.get_model, "Describe a model", {200: Model}),

@@ -45,6 +45,7 @@ def open_model(settings: Settings) -> OpenedModel:
         revision=checkpoint.revision,
         created=int((checkpoint.path / "config.json").stat().st_mtime),
         demo=checkpoint.demo,
+        aliases=tuple(settings.model_aliases),
         prompts={**checkpoint.prompts, **settings.prompts},
     )
     return OpenedModel(checkpoint, Tokenizer.read(checkpoint.path), served, fingerprint(settings, checkpoint.path))

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.errors import CheckpointError, InvalidRequestError, TooManyTokensError
 from serve_app.types import EmbedJob, Limits, TokenIds, Truncate
@@ -110,7 +112,8 @@ class JobTokenizer:
             limit = min(limit, job.truncate_to)
         if side is not Truncate.NONE:
             job.truncated = sum(len(ids) > limit for ids in inputs)
-            inputs = [self._tokenizer.cut(ids, limit, side) if len(ids) > limit else ids for ids in inputs]
+            if job.truncated:
+                inputs = self._cut(inputs, limit, side, job.prompt)
         lengths = [len(ids) for ids in inputs]
         if max(lengths) > limit:
             index = next(index for index, length in enumerate(lengths) if length > limit)
@@ -123,6 +126,22 @@ class JobTokenizer:
                 f"Requested {total} tokens, max {self.limits.max_request_tokens} tokens per request", param="input"
             )
         return inputs
+
+    def _cut(self, inputs: list[TokenIds], limit: int, side: Truncate, prompt: str | None) -> list[TokenIds]:
+        """The inputs at `limit` or below. A prompt stays whole: without it the vectors would be another task's."""
+        head = self._tokenizer.encode(prompt)[:-1] if prompt else np.empty(0, np.int32)
+        if prompt and len(head) + 2 > limit:
+            raise InvalidRequestError(
+                f"The prompt takes {len(head)} of the {limit} tokens that an input may have, which leaves none for the text.",
+                param="input",
+            )
+        if side is Truncate.START:
+            rest = limit - len(head)
+            return [
+                np.concatenate((head, self._tokenizer.cut(ids, rest, side))) if len(ids) > limit else ids
+                for ids in inputs
+            ]
+        return [self._tokenizer.cut(ids, limit, side) if len(ids) > limit else ids for ids in inputs]
 
 
 def estimated_tokens(job: EmbedJob, limits: Limits) -> int:
