@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.types import DEMO_MODEL_ID, Limits
 
@@ -237,7 +237,8 @@ class Settings(_Section):
 
     model_aliases: list[str] = Field(
         default_factory=list,
-        description="other names that the model answers to, for clients that ask for, say, embed-multilingual-v3.0",
+        description="other names that the model answers to, for clients that ask for, say, embed-multilingual-v3.0; "
+        "separated by commas where they are given as text",
     )
     prompts: dict[str, str] = Field(
         default_factory=dict,
@@ -255,6 +256,12 @@ class Settings(_Section):
     cost: CostSettings = CostSettings()
 
     access_log: bool = Field(False, description="Serve's own line per request; costs throughput")
+
+    @field_validator("model_aliases", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`a,b`, as flat arguments have to say it, is `[a, b]`."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     def live(self, sections: Sequence[str]) -> dict[str, Any]:
         """These sections as a `user_config`."""

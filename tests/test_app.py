@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import time
@@ -20,6 +21,8 @@ from serve_app.api import embeddings
 from serve_app.api.app import App, Outcome, build_app
 from serve_app.api.http import Reply, Request
 from serve_app.api.openai import EmbeddingsJob
+from serve_app.api.prompts import DEFAULT_PROMPTS
+from serve_app.api.quantise import quantise
 from serve_app.api.routing import Route
 from serve_app.errors import (
     CrashingInputError,
@@ -29,7 +32,7 @@ from serve_app.errors import (
     RequestError,
     UnavailableError,
 )
-from serve_app.types import EmbedJob, EmbedResult, Stage
+from serve_app.types import EmbedJob, EmbedResult, OutputType, Stage
 from tests.in_process import HIDDEN, MODEL, STAGES, InProcess, fail, vector
 
 BODY = {"input": "hello", "model": MODEL}
@@ -263,6 +266,8 @@ MODEL_OBJECT = {
     "max_input_tokens": 512,
     "revision": "abc",
     "demo": False,
+    "aliases": [],
+    "prompts": dict(DEFAULT_PROMPTS),
 }
 
 
@@ -641,6 +646,17 @@ async def test_openai_client_with_floats_and_token_ids(client: openai.AsyncOpenA
 async def test_openai_client_with_extensions(client: openai.AsyncOpenAI, service: InProcess) -> None:
     await client.embeddings.create(input="a", model=MODEL, extra_body={"instruction": "Find", "priority": "bulk"})
     assert service.jobs[0][0].prompt == "Instruct: Find\nQuery:"
+
+
+@pytest.mark.parametrize("name", ["float16", "int8", "uint8", "binary", "ubinary"])
+async def test_openai_client_with_quantised_vectors(client: openai.AsyncOpenAI, name: str) -> None:
+    """The client reads as float32 only what nobody asked a format for; the rest it hands on as it comes."""
+    wanted = quantise(vector("a", HIDDEN)[None], OutputType(name))[0]
+    numbers = await client.embeddings.create(input="a", model=MODEL, encoding_format=name)  # type: ignore[arg-type]
+    assert np.array_equal(np.array(numbers.data[0].embedding, wanted.dtype), wanted)
+    packed = await client.embeddings.create(input="a", model=MODEL, encoding_format=f"base64_{name}")  # type: ignore[arg-type]
+    raw: Any = packed.data[0].embedding
+    assert np.array_equal(np.frombuffer(base64.b64decode(raw), wanted.dtype), wanted)
 
 
 async def test_openai_client_lists_models(client: openai.AsyncOpenAI) -> None:

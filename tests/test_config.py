@@ -12,7 +12,8 @@ from serve_app.types import Limits
 def test_defaults_are_the_promised_ones() -> None:
     settings = Settings()
     assert settings.model == "embedserve/demo"
-    assert settings.limits.as_limits() == Limits(8192, 2048, 300_000, 8 * 1024 * 1024)
+    assert settings.limits.as_limits() == Limits(8192, 2048, 300_000, 8 * 1024 * 1024, 96)
+    assert (settings.model_aliases, settings.prompts) == ([], {})
 
 
 def test_text_arguments_as_serve_run_passes_them() -> None:
@@ -22,9 +23,22 @@ def test_text_arguments_as_serve_run_passes_them() -> None:
     assert (settings.replicas, settings.num_gpus, settings.limits.max_inputs, settings.access_log) == (2, 0.5, 7, True)
 
 
+def test_aliases_and_prompts_as_text_or_not() -> None:
+    text = {"model_aliases": "embed-v4.0, text-embedding-3-small", "prompts.faq": "Instruct: Answer it\nQuery:"}
+    both = {
+        "model_aliases": ["embed-v4.0", "text-embedding-3-small"],
+        "prompts": {"faq": "Instruct: Answer it\nQuery:"},
+    }
+    assert Settings.model_validate(text) == Settings.model_validate(both)
+    assert Settings.model_validate(both).model_aliases == both["model_aliases"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        {"prompts": {"faq": 1}},
+        {"model_aliases": [1]},
+        {"limits.max_cohere_texts": 0},
         {"colour": "blue"},
         {"limits.colour": 1},
         {"limits": {"max_inputs": 0}},

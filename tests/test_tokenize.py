@@ -34,6 +34,32 @@ async def test_large_texts_go_through_a_thread_with_the_same_result() -> None:
     assert [row.tolist() for row in got] == [row.tolist() for row in tokenizer().encode_batch(texts)]
 
 
+@pytest.mark.parametrize("side", [Truncate.START, Truncate.END])
+async def test_a_prompt_stays_whole_when_its_text_is_cut(side: Truncate) -> None:
+    prompt, text = "Instruct: Find it\nQuery:", "one two three four five six seven eight nine ten"
+    head = tokenizer().encode(prompt)[:-1].tolist()
+    whole = tokenizer().encode(prompt + text).tolist()
+    limit = len(head) + 4
+    job = EmbedJob("m", texts=[text, "a"], prompt=prompt, truncate=side, truncate_to=limit)
+    cut, short = [row.tolist() for row in await stage().tokenize(job)]
+    assert cut == (head + whole[-4:] if side is Truncate.START else whole[: limit - 1] + whole[-1:])
+    assert short == tokenizer().encode(prompt + "a").tolist()
+    assert job.truncated == 1
+
+
+@pytest.mark.parametrize("side", [Truncate.START, Truncate.END])
+async def test_a_prompt_that_leaves_no_room_is_refused(side: Truncate) -> None:
+    prompt = "Instruct: Find it\nQuery:"
+    taken = len(tokenizer().encode(prompt)) - 1
+    job = EmbedJob("m", texts=["some text here"], prompt=prompt, truncate=side, truncate_to=taken + 1)
+    with pytest.raises(InvalidRequestError) as caught:
+        await stage().tokenize(job)
+    assert caught.value.param == "input"
+    assert caught.value.message == (
+        f"The prompt takes {taken} of the {taken + 1} tokens that an input may have, which leaves none for the text."
+    )
+
+
 async def test_what_is_cut_is_counted() -> None:
     job = EmbedJob("m", texts=["one two three four five", "a", "b c d e f g h"], truncate=Truncate.END)
     got = await stage(max_input_tokens=4).tokenize(job)

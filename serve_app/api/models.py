@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from serve_app.api.http import Reply, Request, json_reply
+from serve_app.api.prompts import prompts_of
 from serve_app.errors import ModelNotFoundError
 from serve_app.types import ServedModel
 
@@ -14,6 +15,7 @@ from serve_app.types import ServedModel
 class Model(Struct):
     """OpenAI's model object, and what this server adds to it: from `dimensions` on.
 
+    `aliases` are other names that it answers to, and `prompts` what `prompt_name` can be, each with the text that precedes inputs.
     `demo` marks the small checkpoint that is made for tests and first runs: its vectors mean nothing.
     """
 
@@ -25,6 +27,8 @@ class Model(Struct):
     max_input_tokens: int
     revision: str | None
     demo: bool
+    aliases: list[str]
+    prompts: dict[str, str]
 
 
 class ModelList(Struct):
@@ -87,6 +91,8 @@ def describe(model: ServedModel) -> dict[str, object]:
         "max_input_tokens": model.max_input_tokens,
         "revision": model.revision,
         "demo": model.demo,
+        "aliases": list(model.aliases),
+        "prompts": prompts_of(model),
     }
 
 
