@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serve_app.api.cohere import CohereJob, EmbedRequestV1, parse_v1, parse_v2
 from serve_app.api.cohere_reply import cohere_error_reply, render
@@ -260,6 +263,39 @@ def test_unknown_models(parse: Any) -> None:
 def test_what_is_far_too_much_is_counted_before_it_is_decoded(fields: dict[str, Any], message: str) -> None:
     body = json.dumps({**BODY, **fields}).encode()
     assert refusal(body)[2] == f"invalid request: {message}"
+
+
+NAMES = [
+    "model",
+    "input_type",
+    "texts",
+    "inputs",
+    "images",
+    "embedding_types",
+    "max_tokens",
+    "truncate",
+    "instruction",
+    "x",
+]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([MODEL, "float", "END", "image"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["content", "type", "text"]) | st.text(), inner),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.binary(max_size=4), st.integers(0, 80))
+def test_no_body_breaks_it(fields: dict[str, Any], noise: bytes, place: int) -> None:
+    plain = json.dumps({**BODY, **fields}).encode()
+    for body in (plain, plain[:place] + noise + plain[place + len(noise) :]):
+        for parse in (parse_v1, parse_v2):
+            with contextlib.suppress(RequestError):
+                parse(body, Models([SERVED]), LIMITS)
 
 
 def test_large_texts_are_not_many() -> None:

@@ -14,6 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from serve_app.api.app import build_app
+from serve_app.api.cohere import parse_v1, parse_v2
 from serve_app.api.models import Models
 from serve_app.api.openai import EmbeddingsRequest, parse
 from serve_app.errors import RequestError
@@ -178,6 +179,83 @@ async def test_what_to_do_about_overload_and_deadlines_is_documented(document: d
     assert (parameter["name"], parameter["in"]) == ("x-request-timeout-seconds", "header")
     seconds = Draft202012Validator(parameter["schema"])
     assert [seconds.is_valid(value) for value in (0.1, 30, 0, -1)] == [True, True, False, False]
+
+
+COHERE = {"model": MODEL.id, "input_type": "search_document", "texts": ["a"]}
+PART = {"type": "text", "text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"),
+    [
+        ({}, True),
+        ({"texts": ["a"] * 4}, False),
+        ({"texts": []}, False),
+        ({"texts": [""]}, False),
+        ({"texts": "a"}, False),
+        ({"texts": [1]}, False),
+        ({"texts": None, "inputs": [{"content": [PART, PART]}]}, True),
+        ({"inputs": [{"content": [PART]}]}, False),
+        ({"texts": None}, False),
+        ({"texts": None, "inputs": [{"content": []}]}, False),
+        ({"texts": None, "inputs": [{"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, False),
+        ({"images": []}, True),
+        ({"images": ["data:"]}, False),
+        ({"input_type": "clustering", "instruction": "Sort"}, True),
+        ({"input_type": "image"}, False),
+        ({"input_type": "search"}, False),
+        ({"embedding_types": ["float", "int8", "uint8", "binary", "ubinary", "base64"]}, True),
+        ({"embedding_types": ["float16"]}, False),
+        ({"embedding_types": None, "output_dimension": None, "truncate": None, "priority": None}, True),
+        ({"output_dimension": 64, "max_tokens": 1, "truncate": "NONE", "priority": 999}, True),
+        ({"output_dimension": 65}, False),
+        ({"output_dimension": 31}, False),
+        ({"max_tokens": 0}, False),
+        ({"truncate": "end"}, False),
+        ({"priority": 1000}, False),
+        ({"model": 1}, False),
+        ({"unknown": 1}, False),
+    ],
+)
+@pytest.mark.parametrize(("name", "parse_"), [("EmbedRequest", parse_v2), ("EmbedRequestV1", parse_v1)])
+async def test_cohere_s_schemas_accept_what_the_parsers_accept(
+    document: dict[str, Any], name: str, parse_: Any, fields: dict[str, Any], accepted: bool
+) -> None:
+    body = {**COHERE, **fields}
+    assert schema(document, name).is_valid(body) is accepted
+    try:
+        parse_(json.dumps(body).encode(), Models([MODEL]), SERVICE.limits)
+        parsed = True
+    except RequestError:
+        parsed = False
+    assert parsed is accepted
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "name"),
+    [
+        ("/v2/embed", {}, "EmbedReply"),
+        ("/v2/embed", {"embedding_types": ["float", "int8", "uint8", "binary", "ubinary", "base64"]}, "EmbedReply"),
+        ("/v1/embed", {"embedding_types": ["int8"]}, "EmbedReply"),
+        ("/v1/embed", {}, "EmbedFloatsReply"),
+        ("/v1/embed", {"texts": ""}, "CohereError"),
+        ("/v2/embed", {"model": "no"}, "CohereError"),
+    ],
+)
+async def test_cohere_s_replies_match_their_schemas(
+    http: httpx.AsyncClient, document: dict[str, Any], path: str, fields: dict[str, Any], name: str
+) -> None:
+    reply = await http.post(path, json={**COHERE, **fields})
+    schema(document, name).validate(reply.json())
+    content = document["paths"][path]["post"]["responses"][str(reply.status_code)]["content"]
+    assert f"#/components/schemas/{name}" in json.dumps(content)
+
+
+async def test_cohere_s_required_fields(document: dict[str, Any]) -> None:
+    for field in COHERE:
+        body = {k: v for k, v in COHERE.items() if k != field}
+        assert not schema(document, "EmbedRequest").is_valid(body)
+        assert schema(document, "EmbedRequestV1").is_valid(body) is (field != "texts")
 
 
 async def test_every_error_that_a_request_can_end_with_is_documented(document: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class EmbedRequestV1(Struct, forbid_unknown_fields=True):
 
     model: Annotated[str | None, Meta(description="The served model's id, the last part of it, or an alias.")] = None
     input_type: Annotated[
-        InputType | Literal["image"] | None,
+        InputType | None,
         Meta(description="What the texts are: it chooses the prompt. Images aren't supported."),
     ] = None
     texts: Annotated[msgspec.Raw, Meta(extra_json_schema={"anyOf": [{"type": "array", "items": _TEXT}, _NULL]})] = (
@@ -82,7 +82,7 @@ class EmbedRequest(EmbedRequestV1, kw_only=True):
 
     model: Annotated[str, Meta(description="The served model's id, the last part of it, or an alias.")]
     input_type: Annotated[
-        InputType | Literal["image"],
+        InputType,
         Meta(description="What the texts are: it chooses the prompt. Images aren't supported."),
     ]
 
@@ -121,6 +121,7 @@ _Request = TypeVar("_Request", bound=EmbedRequestV1)
 
 _FIELD = re.compile(r" - at `\$\.(\w+)")
 _MISSING = re.compile(r"^Object missing required field `(\w+)`$")
+_IMAGE = "Invalid enum value 'image' - at `$.input_type`"
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.DOTALL)
 
 
@@ -165,8 +166,6 @@ def _find(models: Models, name: str) -> ServedModel:
 
 
 def _job(request: EmbedRequestV1, model: ServedModel, limits: Limits) -> CohereJob:
-    if request.input_type == "image":
-        raise no_images("input_type")
     types: tuple[EmbeddingType, ...] = tuple(dict.fromkeys(request.embedding_types or ("float",)))
     dimensions = dimensions_of(request.output_dimension, model, "output_dimension")
     for kind in types:
@@ -212,6 +211,8 @@ def _invalid(said: str) -> InvalidRequestError:
     if unknown is not None:
         name = unknown[1][:64]
         return InvalidRequestError(f"unknown field: parameter '{name}' is not a valid field", name)
+    if said == _IMAGE:
+        return no_images("input_type")
     field = _FIELD.search(said)
     if field is None:
         return InvalidRequestError("the body must be a JSON object with 'model', 'input_type' and 'texts'")

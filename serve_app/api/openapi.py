@@ -57,7 +57,7 @@ def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Lim
 
 def _describe(models: Sequence[ServedModel]) -> str:
     served = ", ".join(f"{model.id} ({model.dimensions} dimensions)" for model in models)
-    return f"Text embeddings behind the OpenAI API. Serving {served}."
+    return f"Text embeddings behind the APIs of OpenAI and Cohere. Serving {served}."
 
 
 def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Limits) -> None:
@@ -74,7 +74,7 @@ def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Li
 
 def _bound_cohere(schema: dict[str, Any], models: Sequence[ServedModel], limits: Limits) -> None:
     properties = schema["properties"]
-    schema["anyOf"] = [{"required": ["texts"]}, {"required": ["inputs"]}]
+    schema["oneOf"] = [{"properties": {name: {"type": "array"}}, "required": [name]} for name in ("texts", "inputs")]
     for name in ("texts", "inputs"):
         array = properties[name]["anyOf"][0]
         array |= {"minItems": 1, "maxItems": min(limits.max_cohere_texts, limits.max_inputs)}

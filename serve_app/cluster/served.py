@@ -46,9 +46,19 @@ def open_model(settings: Settings) -> OpenedModel:
         created=int((checkpoint.path / "config.json").stat().st_mtime),
         demo=checkpoint.demo,
         aliases=tuple(settings.model_aliases),
-        prompts={**checkpoint.prompts, **settings.prompts},
+        prompts=named_prompts(checkpoint, settings),
     )
     return OpenedModel(checkpoint, Tokenizer.read(checkpoint.path), served, fingerprint(settings, checkpoint.path))
+
+
+def named_prompts(checkpoint: Checkpoint, settings: Settings) -> dict[str, str]:
+    """The checkpoint's prompts, with those of the settings over them. Raises `CheckpointError` for one that isn't text."""
+    for name, prompt in checkpoint.prompts.items():
+        if not isinstance(prompt, str):
+            raise CheckpointError(
+                f"{checkpoint.path / 'config_sentence_transformers.json'}: the prompt {name!r} isn't text"
+            )
+    return {**checkpoint.prompts, **settings.prompts}
 
 
 def served_id(settings: Settings, folder: Path) -> str:
