@@ -202,6 +202,7 @@ CONSTANT_500 = "The server had an error while processing your request. Quote the
         (RefusedError(401, None), errors.UnauthorizedError, 401, "no api key supplied"),
         (RefusedError(401, "invalid_api_key"), errors.UnauthorizedError, 401, "invalid api token"),
         (RefusedError(403, None), errors.ForbiddenError, 403, "as it is"),
+        (RefusedError(413, "request_too_large"), ApiError, 413, "as it is"),
         (CrashingInputError("It kills."), errors.UnprocessableEntityError, 422, "It kills."),
         (OverloadedError("Full.", 2.0), errors.TooManyRequestsError, 429, "Full."),
         (ValueError("secret"), errors.InternalServerError, 500, CONSTANT_500),

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.api.cohere import CohereJob, EmbedRequestV1, parse_v1, parse_v2
+from serve_app.api.cohere import CohereJob, parse_v1, parse_v2
 from serve_app.api.cohere_reply import cohere_error_reply, render
+from serve_app.api.cohere_request import EmbedRequestV1
 from serve_app.api.http import Request
 from serve_app.api.models import Models
 from serve_app.api.prompts import DEFAULT_PROMPTS

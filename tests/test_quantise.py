@@ -92,6 +92,20 @@ def test_a_fixed_range_keeps_the_order_of_neighbours() -> None:
     assert bits.mean(axis=1) == pytest.approx(np.arccos(cosines[:, 0]) / np.pi, abs=0.12)
 
 
+def test_a_float_query_ranks_binary_documents_better_than_a_binary_one() -> None:
+    queries, documents = units(5, 50, 256), units(6, 2000, 256)
+    exact = queries @ documents.T
+    signs = 2.0 * np.unpackbits(quantise(documents, OutputType.UBINARY), axis=1) - 1
+    asked = 2.0 * np.unpackbits(quantise(queries, OutputType.UBINARY), axis=1) - 1
+
+    def agreement(scores: np.ndarray) -> float:
+        return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(exact, scores, strict=True)]))
+
+    # Of random vectors, signs alone keep sqrt(2 / pi) of the correlation each time they are taken.
+    assert agreement(queries @ signs.T) == pytest.approx(np.sqrt(2 / np.pi), abs=0.02)
+    assert agreement(asked @ signs.T) == pytest.approx(2 / np.pi, abs=0.02)
+
+
 def test_uint8_and_int8_differ_by_128_and_the_input_is_left_alone() -> None:
     vectors = units(3, 5, 128)
     before = vectors.copy()

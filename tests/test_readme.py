@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.api.prompts import DEFAULT_PROMPTS
 from tests.running import RunningService
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,17 @@ def example(containing: str) -> str:
 def test_openai_example(service: RunningService, capsys: pytest.CaptureFixture[str]) -> None:
     exec(example("from openai import").replace("http://localhost:8000", service.url), {})
     assert capsys.readouterr().out == "128\n"
+
+
+@pytest.mark.cluster
+def test_cohere_example(service: RunningService, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(example("import cohere").replace("http://localhost:8000", service.url), {})
+    assert capsys.readouterr().out == "128 128 16\n"
+
+
+def test_the_prompts_it_quotes_are_the_ones_in_use() -> None:
+    for name in ("classification", "clustering"):
+        assert f"`{DEFAULT_PROMPTS[name]}`".replace("\n", "\\n") in README
 
 
 def test_engine_example() -> None:

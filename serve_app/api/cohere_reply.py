@@ -9,7 +9,8 @@ import numpy as np
 import orjson
 from msgspec import UNSET, Struct, UnsetType, field
 
-from serve_app.api.cohere import CohereJob, EmbeddingType
+from serve_app.api.cohere import CohereJob
+from serve_app.api.cohere_request import EmbeddingType
 from serve_app.api.errors import retry_headers
 from serve_app.api.http import Reply, Request
 from serve_app.api.quantise import quantise

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from serve_app.api.cohere import EmbedRequest, EmbedRequestV1
+from serve_app.api.cohere_request import EmbedRequest, EmbedRequestV1
 from serve_app.api.errors import PASSING
 from serve_app.api.openai import EmbeddingsRequest, dimension_range
 from serve_app.api.prompts import prompts_of

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from serve_app.api import cohere, cohere_reply, openai, openai_reply
 from serve_app.api.cohere_reply import CohereError, EmbedFloatsReply, EmbedReply
+from serve_app.api.cohere_request import EmbedRequest, EmbedRequestV1
 from serve_app.api.deadline import TIMEOUT_MEANS
 from serve_app.api.docs import Documents
 from serve_app.api.embeddings import Embeddings
@@ -52,8 +53,8 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
                 CohereError,
             )
             for path, body, parse, reply in (
-                ("/v2/embed", cohere.EmbedRequest, cohere.parse_v2, EmbedReply),
-                ("/v1/embed", cohere.EmbedRequestV1, cohere.parse_v1, EmbedReply | EmbedFloatsReply),
+                ("/v2/embed", EmbedRequest, cohere.parse_v2, EmbedReply),
+                ("/v1/embed", EmbedRequestV1, cohere.parse_v1, EmbedReply | EmbedFloatsReply),
             )
         ),
         Route("GET", "/v1/models", models.list_models, "List the served models", {200: ModelList}),
