@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.cluster.tokenize import JobTokenizer
+from serve_app.cluster.tokenize import JobTokenizer, estimated_tokens
 from serve_app.errors import CheckpointError, InvalidRequestError, TooManyTokensError
 from serve_app.types import EmbedJob, Limits, Truncate
 from tests.reference import tokenizer
@@ -58,6 +58,23 @@ async def test_a_prompt_that_leaves_no_room_is_refused(side: Truncate) -> None:
     assert caught.value.message == (
         f"The prompt takes {taken} of the {taken + 1} tokens that an input may have, which leaves none for the text."
     )
+
+
+async def test_a_prompt_that_is_too_much_by_itself_is_refused_before_the_texts_are_tokenized() -> None:
+    prompt = "find it " * 500
+    tokens = len(tokenizer().encode(prompt)) - 1
+    with pytest.raises(TooManyTokensError) as caught:
+        await stage(max_request_tokens=100 * tokens - 1).tokenize(EmbedJob("m", texts=["a"] * 100, prompt=prompt))
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "input", "max_tokens_per_request")
+    assert caught.value.message == (
+        f"The prompt alone comes to {100 * tokens} tokens in 100 inputs, max {100 * tokens - 1} tokens per request. "
+        "Send fewer inputs, or a shorter instruction."
+    )
+
+
+async def test_prompts_count_towards_the_estimate() -> None:
+    job = EmbedJob("m", texts=["abcd", "abcdefgh"], prompt="x" * 40)
+    assert estimated_tokens(job, Limits()) == 11 + 12
 
 
 async def test_what_is_cut_is_counted() -> None:

@@ -63,10 +63,23 @@ class JobTokenizer:
 
     async def _from_texts(self, texts: list[str], prompt: str | None) -> list[TokenIds]:
         if prompt:
+            self._check_room(prompt, len(texts))
             texts = [prompt + text for text in texts]
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return self._tokenizer.encode_batch(texts)
         return await self._in_parts(texts)
+
+    def _check_room(self, prompt: str, count: int) -> None:
+        """Refuse a prompt that is too much even with empty texts, before it is tokenized again and again."""
+        if len(prompt) * count > PART_CHARACTERS:
+            # Its last token may become one with the text's first, and each input has a closing token.
+            tokens = (len(self._tokenizer.encode(prompt)) - 1) * count
+            if tokens > self.limits.max_request_tokens:
+                raise TooManyTokensError(
+                    f"The prompt alone comes to {tokens} tokens in {count} inputs, max {self.limits.max_request_tokens} tokens "
+                    "per request. Send fewer inputs, or a shorter instruction.",
+                    param="input",
+                )
 
     async def _in_parts(self, texts: list[str]) -> list[TokenIds]:
         inputs: list[TokenIds] = []
@@ -148,7 +161,8 @@ def estimated_tokens(job: EmbedJob, limits: Limits) -> int:
     """About how many tokens a job will have computed, told from its size: what is over the limits is cut or refused."""
     longest = limits.max_input_tokens
     if job.texts is not None:
-        estimate = sum(min(len(text) // CHARACTERS_PER_TOKEN, longest) for text in job.texts)
+        prompt = len(job.prompt or "")
+        estimate = sum(min((prompt + len(text)) // CHARACTERS_PER_TOKEN, longest) for text in job.texts)
     else:
         estimate = sum(min(len(ids), longest) for ids in job.token_ids or ())
     return min(estimate, limits.max_request_tokens)
