@@ -188,6 +188,8 @@ INPUT_TYPES = (
         ),
         ({"images": ["data:image/png;base64,AAAA"]}, "images", NO_IMAGES),
         ({"texts": None, "images": ["data:image/png;base64,AAAA"], "input_type": "image"}, "input_type", NO_IMAGES),
+        ({"images": [[]]}, "images", NO_IMAGES),
+        ({"images": ""}, "images", NO_IMAGES),
         ({"input_type": "image"}, "input_type", NO_IMAGES),
         ({"input_type": None}, "input_type", INPUT_TYPES),
         ({"input_type": "search"}, "input_type", INPUT_TYPES),

@@ -51,6 +51,8 @@ def test_a_checkpoint_without_prompts_has_the_family_s() -> None:
 def test_a_document_prompt_of_the_model_precedes_documents() -> None:
     model = ServedModel("m", 8, 8, prompts={"document": "passage: "})
     assert resolve(model, input_type="search_document") == "passage: "
+    with pytest.raises(InvalidRequestError, match="says documents"):
+        resolve(model, input_type="search_document", instruction="Find it")
 
 
 @pytest.mark.parametrize(

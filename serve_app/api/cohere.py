@@ -122,9 +122,8 @@ def _job(request: EmbedRequestV1, model: ServedModel, limits: Limits) -> CohereJ
 def _texts(request: EmbedRequestV1, limit: int) -> list[str]:
     given = {name: bytes(getattr(request, name)) for name in ("texts", "inputs", "images")}
     given = {name: raw for name, raw in given.items() if raw not in (b"", b"null")}
-    if given.get("images", b"[]").strip(b"[] \t\r\n"):
+    if given.pop("images", b"[]").translate(None, b" \t\r\n") != b"[]":
         raise no_images("images")
-    given.pop("images", None)
     if len(given) != 1:
         raise InvalidRequestError("exactly one of 'texts' and 'inputs' must be provided", "texts")
     [(field, raw)] = given.items()

@@ -84,7 +84,7 @@ def resolve(
     field = "instruction" if instruction else "input_type" if prompt_name is None else "prompt_name"
     prompt = _named(model, prompt_name, input_type)
     if instruction:
-        if input_type is not None and not prompt:
+        if input_type is not None and INPUT_TYPES[input_type] == "document":
             message = "'instruction' is for queries, and the 'input_type' says documents. Remove one of them."
             raise InvalidRequestError(message, field)
         prompt = prompt_for(_bounded(instruction))
