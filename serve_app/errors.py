@@ -66,6 +66,20 @@ class InvalidRequestError(RequestError):
     type = "invalid_request_error"
 
 
+class EmptyListError(InvalidRequestError):
+    """400: a list that must hold something is empty."""
+
+
+class InputTooLongError(InvalidRequestError):
+    """400: an input of `tokens` tokens is over the limit; `index` is its place among several inputs, None where it is the only one."""
+
+    def __init__(self, tokens: int, limit: int, index: int | None = None) -> None:
+        place = "" if index is None else f" (input index {index})"
+        super().__init__(f"Input length {tokens} exceeds maximum allowed length {limit}{place}", param="input")
+        self.args = (tokens, limit, index)
+        self.tokens, self.limit, self.index = tokens, limit, index
+
+
 class TooManyTokensError(InvalidRequestError):
     """400: the request as a whole is over the token limit (OpenAI uses the same word for type and code)."""
 

@@ -48,9 +48,10 @@ class OutputType(StrEnum):
 
 
 class Output(IntEnum):
-    """What an input wants back from the engine. Only pooled vectors exist so far."""
+    """What an input wants back from the engine: one pooled vector, or the vectors of all its tokens."""
 
     POOLED = 0
+    TOKENS = 1
 
 
 class Stage(StrEnum):
@@ -79,6 +80,8 @@ class ServedModel:
 
     `prompts` are the texts that can be put before an input, by name: the checkpoint's own and those of the settings.
     `aliases` are other names that it answers to.
+    `dtype` is what it computes in, `device` "cpu" or "gpu", and a batch there holds at most `max_batch_tokens` and `max_batch_inputs`;
+    None where that isn't known.
     """
 
     id: str
@@ -87,6 +90,10 @@ class ServedModel:
     revision: str | None = None
     created: int = 0
     demo: bool = False
+    dtype: str | None = None
+    device: str | None = None
+    max_batch_tokens: int | None = None
+    max_batch_inputs: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
     aliases: tuple[str, ...] = ()
 
@@ -107,6 +114,7 @@ class EmbedJob:
     truncate: Truncate = Truncate.NONE
     truncate_to: int | None = None
     dimensions: int | None = None
+    output: Output = Output.POOLED
     priority: Priority = Priority.INTERACTIVE
     timeout_seconds: float | None = None
     arrived_at: float | None = None
@@ -123,6 +131,35 @@ class EmbedResult:
     vectors: Vectors
     prompt_tokens: int
     stage_seconds: dict[Stage, float] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs it is the result of."""
+        return len(self.vectors)
+
+
+@dataclass(slots=True)
+class TokenVectors(EmbedResult):
+    """The vectors of all tokens of a job, input after input: float32 `[sum(lengths), hidden]`, as the model's last norm leaves them,
+    not L2-normalised. `lengths` is int32 `[inputs]`."""
+
+    lengths: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs it is the result of."""
+        return len(self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A text's tokens. `offsets` are where each begins and ends in `text`, in characters; two tokens can share one. `added` names
+    those, by their index, that the tokenizer added to the text and that have no place in it."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    added: dict[int, str]
 
 
 @dataclass(slots=True)

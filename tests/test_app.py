@@ -215,7 +215,6 @@ async def test_a_body_in_pieces(service: InProcess) -> None:
     ("path", "hint"),
     [
         ("/nothing", ""),
-        ("/", ""),
         ("/v1/models/", " Did you mean /v1/models?"),
         ("/v1/embeddings/", " Did you mean /v1/embeddings?"),
         ("/embeddings", " Did you mean /v1/embeddings?"),

@@ -3,6 +3,7 @@ scripts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -13,6 +14,8 @@ from serve_app.api.http import JSON, Reply, Request
 from serve_app.api.openapi import document
 from serve_app.api.routing import Route
 from serve_app.types import Limits, ServedModel
+
+_REFERENCE = re.compile(r'"#/components/schemas/([^"]+)"')
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -69,11 +72,6 @@ def page(described: dict[str, Any]) -> str:
 def _body(described: dict[str, Any]) -> str:
     links = []
     for media_type, content in described["content"].items():
-        schema = content.get("schema", {})
-        for reference in schema.get("anyOf", [schema]):
-            if "$ref" in reference:
-                name = escape(reference["$ref"].rpartition("/")[2])
-                links.append(f'<a href="#{name}">{name}</a>')
-            else:
-                links.append(escape(media_type))
+        names = _REFERENCE.findall(orjson.dumps(content).decode())
+        links += [f'<a href="#{escape(name)}">{escape(name)}</a>' for name in names] or [escape(media_type)]
     return ", ".join(links)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from serve_app.api.body import check_media_type, read_body
 from serve_app.api.deadline import timeout_seconds
 from serve_app.api.disconnect import until_disconnect
-from serve_app.api.http import Reply, Request
+from serve_app.api.http import Headers, Reply, Request
 from serve_app.api.models import Models
 from serve_app.api.service import Service
 from serve_app.types import EmbedJob, EmbedResult, Limits, Stage
@@ -23,6 +23,7 @@ RENDER_INLINE_VALUES = 64 * 1024
 TRUNCATED = b"x-truncated-inputs"
 """How many inputs lost tokens because the request allowed it; absent if none did."""
 
+T = TypeVar("T")
 Job = TypeVar("Job", bound=EmbedJob)
 
 
@@ -30,7 +31,7 @@ class Embeddings(Generic[Job]):
     """The endpoint of one dialect for one service.
 
     `parse` makes a job of a body, or raises a `RequestError`; `render` makes the body of the reply, from the result, the job and the
-    request's id. Both may run in a thread.
+    request's id. Both may run in a thread. `headers` are the dialect's own; `compute` takes the place of the service's `embed`.
     """
 
     def __init__(
@@ -39,28 +40,26 @@ class Embeddings(Generic[Job]):
         models: Models,
         parse: Callable[[bytes, Models, Limits], Job],
         render: Callable[[EmbedResult, Job, str], bytes],
+        headers: Callable[[EmbedResult, Job, Request], Headers] | None = None,
+        compute: Callable[[Job, str], Awaitable[EmbedResult]] | None = None,
     ) -> None:
         self.service = service
         self.models = models
         self.limits = service.limits
         self._parse = parse
         self._render = render
+        self._headers = headers
+        self._compute = compute
 
     async def __call__(self, request: Request) -> Reply:
-        check_media_type(request)
         timeout = timeout_seconds(request)
-        body = await read_body(request, self.limits.max_body_bytes)
-        if len(body) <= PARSE_INLINE_BYTES:
-            job = self._parse(body, self.models, self.limits)
-        else:
-            job = await asyncio.to_thread(self._parse, body, self.models, self.limits)
-        del body
+        job = await parsed(request, self._parse, self.models, self.limits)
         request.model = job.model
         job.timeout_seconds, job.arrived_at = timeout, request.started
 
-        result = await until_disconnect(self.service.embed(job, request.id), request.receive)
-        if len(result.vectors) != len(job):
-            raise ValueError(f"{len(job)} inputs, but {len(result.vectors)} vectors")
+        result = await until_disconnect((self._compute or self.service.embed)(job, request.id), request.receive)
+        if result.inputs != len(job):
+            raise ValueError(f"{len(job)} inputs, but {result.inputs} vectors")
 
         started = time.perf_counter()
         if result.vectors.size <= RENDER_INLINE_VALUES:
@@ -71,4 +70,15 @@ class Embeddings(Generic[Job]):
         reply = Reply(200, rendered, stage_seconds=stages, inputs=len(job), prompt_tokens=result.prompt_tokens)
         if job.truncated:
             reply.headers.append((TRUNCATED, b"%d" % job.truncated))
+        if self._headers is not None:
+            reply.headers += self._headers(result, job, request)
         return reply
+
+
+async def parsed(request: Request, parse: Callable[[bytes, Models, Limits], T], models: Models, limits: Limits) -> T:
+    """What `parse` makes of the request's body, in a thread where that is large. Raises what `parse` and `read_body` do."""
+    check_media_type(request)
+    body = await read_body(request, limits.max_body_bytes)
+    if len(body) <= PARSE_INLINE_BYTES:
+        return parse(body, models, limits)
+    return await asyncio.to_thread(parse, body, models, limits)

@@ -71,6 +71,13 @@ class Models:
             raise ModelNotFoundError(f"The model '{name[:100]}' is not served here. Served: {ids}.", "model")
         return found
 
+    @property
+    def default(self) -> ServedModel:
+        """The model of requests in a dialect that names none. Raises `ModelNotFoundError` where none is served."""
+        if not self.served:
+            raise ModelNotFoundError("No model is served here.")
+        return self.served[0]
+
     async def list_models(self, request: Request) -> Reply:
         """`GET /v1/models`."""
         return json_reply({"object": "list", "data": [describe(model) for model in self.served]})

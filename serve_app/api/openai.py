@@ -7,14 +7,13 @@ so are the `encoding_format`s of `QUANTISED`; an optional field that is null cou
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from serve_app.api.body import why_unreadable
+from serve_app.api.decoding import BodyDecoder
 from serve_app.api.inputs import SHAPES, read_input
 from serve_app.api.models import Models
 from serve_app.api.prompts import INPUT_TYPES, MAX_INSTRUCTION_CHARACTERS, InputType, Instruction, listed, resolve
@@ -110,8 +109,6 @@ VECTOR_FORMATS: dict[str, tuple[OutputType, bool]] = {
 }
 """What each `encoding_format` means: the type of the numbers, and whether they are written in base64."""
 
-_decoder = msgspec.json.Decoder(EmbeddingsRequest)
-
 _RULES = {
     "model": "must be a string",
     "dimensions": "must be an integer",
@@ -135,8 +132,7 @@ _INSTEAD = {
     "truncation_side": "Use 'truncate': 'start' or 'end' instead.",
 }
 
-_FIELD = re.compile(r" - at `\$\.(\w+)`$")
-_NAMED = re.compile(r"^Object (contains unknown|missing required) field `(.*)`$", re.DOTALL)
+_body = BodyDecoder(EmbeddingsRequest, _RULES, "The JSON body must be an object with 'input' and 'model'.", _INSTEAD)
 
 
 def parse(body: bytes, models: Models, limits: Limits) -> EmbeddingsJob:
@@ -144,15 +140,9 @@ def parse(body: bytes, models: Models, limits: Limits) -> EmbeddingsJob:
 
     Raises `InvalidRequestError` with the field in `param`, `TooManyTokensError` and `ModelNotFoundError`.
     """
-    try:
-        request = _decoder.decode(body)
-        model = models.find(request.model)
-        texts, token_ids = read_input(bytes(request.input), limits)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"We could not parse the JSON body of your request: {why_unreadable(body, error)}."
-        raise InvalidRequestError(message) from None
+    request = _body.decode(body)
+    model = models.find(request.model)
+    texts, token_ids = read_input(bytes(request.input), limits)
     prompt = resolve(model, request.instruction, request.prompt_name, request.input_type, texts=texts is not None)
     truncate, truncate_to = _truncation(request, model)
     dimensions = dimensions_of(request.dimensions, model, "dimensions")
@@ -194,17 +184,3 @@ def _truncation(request: EmbeddingsRequest, model: ServedModel) -> tuple[Truncat
     if keep == 0 or keep > model.max_input_tokens:
         raise InvalidRequestError(f"'{field}' must be from 1 to {model.max_input_tokens}, or -1.", field)
     return Truncate(request.truncate or "end"), None if keep == -1 else keep
-
-
-def _invalid(said: str) -> InvalidRequestError:
-    named = _NAMED.match(said)
-    if named is not None and named[1] == "missing required":
-        return InvalidRequestError(f"You must provide '{named[2]}'.", named[2])
-    if named is not None:
-        name = named[2][:64]
-        instead = _INSTEAD.get(name, "Remove it.")
-        return InvalidRequestError(f"The field '{name}' is not supported. {instead}", name)
-    field = _FIELD.search(said)
-    if field is None:
-        return InvalidRequestError("The JSON body must be an object with 'input' and 'model'.")
-    return InvalidRequestError(f"'{field[1]}' {_RULES[field[1]]}.", field[1])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from http import HTTPStatus
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
@@ -15,6 +15,7 @@ from serve_app.api.errors import PASSING
 from serve_app.api.openai import EmbeddingsRequest, dimension_range
 from serve_app.api.prompts import prompts_of
 from serve_app.api.routing import Route
+from serve_app.api.tei_schema import bound_tei
 from serve_app.types import Limits, ServedModel
 
 _REF = "#/components/schemas/{name}"
@@ -34,19 +35,21 @@ _RETRY_HEADERS = {
 
 def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str) -> dict[str, Any]:
     """The OpenAPI document for `routes`, with this server's limits in the request schema."""
-    structs = {route.error for route in routes} | {*(route.request for route in routes if route.request is not None)}
-    structs |= {struct for route in routes for body in route.responses.values() for struct in _structs(body)}
-    _, schemas = msgspec.json.schema_components(sorted(structs, key=lambda struct: struct.__name__), ref_template=_REF)
+    bodies = [body for route in routes for body in (route.error, route.request, *route.responses.values())]
+    types = sorted({body for body in bodies if body is not None and not isinstance(body, str)}, key=str)
+    found, schemas = msgspec.json.schema_components(types, ref_template=_REF)
     # The schemas hold parts of the structs' own annotations: bound a copy.
     schemas = deepcopy(schemas)
-    if EmbeddingsRequest in structs:
+    if EmbeddingsRequest in types:
         _bound(schemas["EmbeddingsRequest"]["properties"], models, limits)
     for struct in (EmbedRequest, EmbedRequestV1):
-        if struct in structs:
+        if struct in types:
             _bound_cohere(schemas[struct.__name__], models, limits)
+    bound_tei(schemas, models, limits)
     paths: dict[str, dict[str, Any]] = {}
+    content = dict(zip(types, found, strict=True))
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, content)
     return {
         "openapi": "3.1.0",
         "info": {"title": "embedserve", "version": version, "description": _describe(models)},
@@ -57,7 +60,7 @@ def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Lim
 
 def _describe(models: Sequence[ServedModel]) -> str:
     served = ", ".join(f"{model.id} ({model.dimensions} dimensions)" for model in models)
-    return f"Text embeddings behind the APIs of OpenAI and Cohere. Serving {served}."
+    return f"Text embeddings behind the APIs of OpenAI, Cohere and Text Embeddings Inference. Serving {served}."
 
 
 def _bound(properties: dict[str, Any], models: Sequence[ServedModel], limits: Limits) -> None:
@@ -94,13 +97,13 @@ def _integer(schema: dict[str, Any]) -> dict[str, Any]:
     return next(branch for branch in branches if branch.get("type") == "integer")
 
 
-def _operation(route: Route) -> dict[str, Any]:
+def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {"summary": route.summary, "responses": {}}
     for status, body in route.responses.items():
-        operation["responses"][str(status)] = _response(HTTPStatus(status).phrase, body)
+        operation["responses"][str(status)] = _response(HTTPStatus(status).phrase, body, schemas)
         if status in PASSING or status == HTTPStatus.GATEWAY_TIMEOUT:
             operation["responses"][str(status)]["headers"] = _RETRY_HEADERS
-    operation["responses"]["default"] = _response("Error", route.error)
+    operation["responses"]["default"] = _response("Error", route.error, schemas)
     names = re.findall(r"{(\w+)}", route.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     for name, (description, schema) in route.headers.items():
@@ -108,21 +111,13 @@ def _operation(route: Route) -> dict[str, Any]:
     if parameters:
         operation["parameters"] = parameters
     if route.request is not None:
-        operation["requestBody"] = {"required": True, "content": _content(route.request)}
+        operation["requestBody"] = {"required": True, "content": _content(route.request, schemas)}
     return operation
 
 
-def _response(description: str, body: Any) -> dict[str, Any]:
-    return {"description": description, "content": _content(body)}
+def _response(description: str, body: Any, schemas: dict[Any, Any]) -> dict[str, Any]:
+    return {"description": description, "content": _content(body, schemas)}
 
 
-def _content(body: Any) -> dict[str, Any]:
-    if not (structs := _structs(body)):
-        return {body: {}}
-    schemas = [{"$ref": _REF.format(name=struct.__name__)} for struct in structs]
-    return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
-
-
-def _structs(body: Any) -> tuple[Any, ...]:
-    """The structs of a body: one, those of a union, or none for a media type."""
-    return (body,) if isinstance(body, type) else get_args(body)
+def _content(body: Any, schemas: dict[Any, Any]) -> dict[str, Any]:
+    return {body: {}} if isinstance(body, str) else {"application/json": {"schema": schemas[body]}}

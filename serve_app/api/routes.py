@@ -18,8 +18,10 @@ from serve_app.api.openai_reply import EmbeddingsReply
 from serve_app.api.ops import Failing, Ops, Status, Version
 from serve_app.api.routing import Route
 from serve_app.api.service import Service
+from serve_app.api.tei_routes import DIALECT as TEI
+from serve_app.api.tei_routes import tei_routes
 
-DIALECTS = ("openai", "cohere")
+DIALECTS = ("openai", "cohere", TEI)
 """Whose contracts requests for vectors can be made in."""
 
 _HEADERS = {TIMEOUT.decode(): (TIMEOUT_MEANS, {"type": "number", "exclusiveMinimum": 0})}
@@ -57,6 +59,7 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
                 ("/v1/embed", EmbedRequestV1, cohere.parse_v1, EmbedReply | EmbedFloatsReply),
             )
         ),
+        *tei_routes(service, models),
         Route("GET", "/v1/models", models.list_models, "List the served models", {200: ModelList}),
         Route("GET", "/v1/models/{model}", models.get_model, "Describe a model", {200: Model}),
         Route("GET", "/health", ops.health, "Is this process alive?", {200: Status, 503: Failing}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel
+from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, TokenIds, Tokenized, TokenVectors
 
 
 class Service(Protocol):
@@ -30,8 +30,24 @@ class Service(Protocol):
         when the client has gone.
         """
 
+    async def tokenize(self, texts: list[str], prompt: str | None, add_special_tokens: bool) -> list[Tokenized]:
+        """The tokens of each text, `prompt` before it; without `add_special_tokens` they don't end with the closing one.
+
+        Raises `TooManyTokensError`.
+        """
+
+    async def decode(self, token_ids: Sequence[TokenIds], skip_special_tokens: bool) -> list[str]:
+        """The text of each of these, int32 `[length]`. Raises `InvalidRequestError` for ids that the model doesn't have."""
+
     async def health(self) -> str | None:
         """None while this process can do its work, else the reason why not."""
 
     async def ready(self) -> str | None:
         """None while a request sent now would be served, else the reason why not."""
+
+
+class TokenVectorService(Service, Protocol):
+    """A service that gives the vectors of tokens too."""
+
+    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
+        """The vectors of all tokens, for a job whose `output` is `Output.TOKENS`. Raises and is cancelled as `embed`."""

@@ -13,9 +13,10 @@ from serve_app import __version__
 from serve_app.cluster.admission import Admission
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.ports import Source
+from serve_app.cluster.token_texts import decoded, tokenized
 from serve_app.cluster.tokenize import JobTokenizer, estimated_tokens
 from serve_app.errors import DeadlineExceededError, UnavailableError
-from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, TokenIds, Vectors
+from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, TokenIds, Tokenized, Vectors
 
 # Below this many numbers a thread hop costs more than it spares the event loop.
 INLINE_VALUES = 256 * 1024
@@ -75,6 +76,14 @@ class EmbeddingService:
             self._active -= 1
             if not self._active:
                 self._idle.set()
+
+    async def tokenize(self, texts: list[str], prompt: str | None, add_special_tokens: bool) -> list[Tokenized]:
+        """The tokens of each text, `prompt` before it. Raises `TooManyTokensError`."""
+        return await tokenized(self._tokenizer.model_tokenizer, texts, prompt, add_special_tokens, self.limits)
+
+    async def decode(self, token_ids: Sequence[TokenIds], skip_special_tokens: bool) -> list[str]:
+        """The text of each of these, int32 `[length]`. Raises `InvalidRequestError` for ids that the tokenizer doesn't have."""
+        return await decoded(self._tokenizer.model_tokenizer, token_ids, skip_special_tokens)
 
     @property
     def active(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.engine.tokenizer import Tokenizer
-from serve_app.errors import CheckpointError, InvalidRequestError, TooManyTokensError
+from serve_app.errors import CheckpointError, InputTooLongError, InvalidRequestError, TooManyTokensError
 from serve_app.types import EmbedJob, Limits, TokenIds, Truncate
 
 # Below this many characters a thread hop costs more than it spares the event loop (a token takes about 1 µs).
@@ -37,7 +37,7 @@ class JobTokenizer:
         token_ids: str = "model",
         tiktoken_file: str | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = self.model_tokenizer = tokenizer
         self.limits = limits
         self._vocab_size = vocab_size
         self._foreign = token_ids
@@ -130,10 +130,7 @@ class JobTokenizer:
         lengths = [len(ids) for ids in inputs]
         if max(lengths) > limit:
             index = next(index for index, length in enumerate(lengths) if length > limit)
-            place = f" (input index {index})" if len(inputs) > 1 else ""
-            raise InvalidRequestError(
-                f"Input length {lengths[index]} exceeds maximum allowed length {limit}{place}", param="input"
-            )
+            raise InputTooLongError(lengths[index], limit, index if len(inputs) > 1 else None)
         if (total := sum(lengths)) > self.limits.max_request_tokens:
             raise TooManyTokensError(
                 f"Requested {total} tokens, max {self.limits.max_request_tokens} tokens per request", param="input"

@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 
 from serve_app.errors import CheckpointError
-from serve_app.types import TokenIds, Truncate
+from serve_app.types import TokenIds, Tokenized, Truncate
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -68,9 +68,24 @@ class Tokenizer:
         # The single-text call of the library keeps the GIL, so every call takes this way.
         return [np.array(encoding.ids, dtype=np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
-    def decode(self, ids: TokenIds) -> str:
-        """The text of `ids`, special tokens included."""
-        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+    def describe_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[Tokenized]:
+        """The tokens of each text with their places in it. Without `add_special_tokens` they don't end with
+        `<|endoftext|>`; special tokens written out in a text stay what they are."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        described = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids = encoding.ids
+            added = {
+                index: str(self._tokenizer.id_to_token(ids[index]))
+                for index, special in enumerate(encoding.special_tokens_mask)
+                if special
+            }
+            described.append(Tokenized(text, ids, encoding.offsets, added))
+        return described
+
+    def decode(self, ids: TokenIds, skip_special_tokens: bool = False) -> str:
+        """The text of `ids`; what isn't whole characters becomes U+FFFD."""
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=skip_special_tokens))
 
     def append_end_of_text(self, ids: TokenIds) -> TokenIds:
         """`ids` with `<|endoftext|>` at the end, added only if it isn't there."""

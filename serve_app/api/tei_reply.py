@@ -1,0 +1,74 @@
+"""Text Embeddings Inference's dialect: results to bytes, and the headers that TEI adds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import orjson
+
+from serve_app.api.http import Headers, Request
+from serve_app.errors import NonFiniteError
+from serve_app.types import EmbedJob, EmbedResult, Stage, TokenVectors, Vectors
+
+# TEI's words for the stages.
+_STAGES = (
+    (b"x-tokenization-time", Stage.TOKENIZE),
+    (b"x-queue-time", Stage.QUEUE),
+    (b"x-inference-time", Stage.INFERENCE),
+)
+
+
+def render_embed(result: EmbedResult, job: EmbedJob, request_id: str) -> bytes:
+    """`[[number]]`, one row for each input. Raises `NonFiniteError`: JSON has no NaN."""
+    return _listed(_rows(finite(result.vectors)))
+
+
+def render_embed_all(result: EmbedResult, job: EmbedJob, request_id: str) -> bytes:
+    """`[[[number]]]`, for each input one row for each of its tokens, those of the prompt and the closing one included.
+    Raises `NonFiniteError`."""
+    assert isinstance(result, TokenVectors)
+    ends = np.cumsum(result.lengths).tolist()
+    vectors = finite(result.vectors)
+    return _listed(
+        _listed(_rows(vectors[end - length : end])) for end, length in zip(ends, result.lengths.tolist(), strict=True)
+    )
+
+
+def render_similarity(result: EmbedResult, job: EmbedJob, request_id: str) -> bytes:
+    """`[number]`: the cosine of the first vector with each of the others, from -1 to 1. Raises `NonFiniteError`."""
+    vectors = finite(result.vectors)
+    # Vectors have unit length but for rounding, which is what is clipped.
+    cosines = np.clip(vectors[1:] @ vectors[0], -1, 1)
+    return orjson.dumps(cosines, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def compute_headers(result: EmbedResult, job: EmbedJob, request: Request) -> Headers:
+    """TEI's headers: milliseconds, and what was computed. Token ids count one character each, as in TEI; a prompt counts in tokens
+    only."""
+    total = b"%d" % ((time.monotonic() - request.started) * 1e3)
+    characters = sum(map(len, job.texts if job.texts is not None else job.token_ids or ()))
+    headers = [
+        (b"x-compute-time", total),
+        (b"x-compute-characters", b"%d" % characters),
+        (b"x-compute-tokens", b"%d" % result.prompt_tokens),
+        (b"x-total-time", total),
+    ]
+    return headers + [(name, b"%d" % (result.stage_seconds.get(stage, 0.0) * 1e3)) for name, stage in _STAGES]
+
+
+def finite(vectors: Vectors) -> Vectors:
+    """`vectors`, contiguous. Raises `NonFiniteError` if one of their numbers is none."""
+    if not np.isfinite(vectors).all():
+        raise NonFiniteError("a vector is not finite")
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _rows(vectors: Vectors) -> Iterator[bytes]:
+    # Row by row and not in one call: that lets the event loop in between, and costs no more.
+    return (orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in vectors)
+
+
+def _listed(items: Iterator[bytes]) -> bytes:
+    return b"[%b]" % b",".join(items)
