@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import orjson
@@ -44,18 +45,24 @@ def render_similarity(result: EmbedResult, job: EmbedJob, request_id: str) -> by
     return orjson.dumps(cosines, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def compute_headers(result: EmbedResult, job: EmbedJob, request: Request) -> Headers:
-    """TEI's headers: milliseconds, and what was computed. Token ids count one character each, as in TEI; a prompt counts in tokens
-    only."""
-    total = b"%d" % ((time.monotonic() - request.started) * 1e3)
-    characters = sum(map(len, job.texts if job.texts is not None else job.token_ids or ()))
-    headers = [
-        (b"x-compute-time", total),
-        (b"x-compute-characters", b"%d" % characters),
-        (b"x-compute-tokens", b"%d" % result.prompt_tokens),
-        (b"x-total-time", total),
-    ]
-    return headers + [(name, b"%d" % (result.stage_seconds.get(stage, 0.0) * 1e3)) for name, stage in _STAGES]
+@dataclass(frozen=True, slots=True)
+class ComputeHeaders:
+    """TEI's headers: milliseconds, and what was computed on which `device`, where that is known."""
+
+    device: str | None
+
+    def __call__(self, result: EmbedResult, job: EmbedJob, request: Request) -> Headers:
+        """Those of one reply. A token id counts as a character, as in TEI; a prompt counts in tokens only."""
+        total = b"%d" % ((time.monotonic() - request.started) * 1e3)
+        characters = sum(map(len, job.texts if job.texts is not None else job.token_ids or ()))
+        headers = [] if self.device is None else [(b"x-compute-type", self.device.encode())]
+        headers += [
+            (b"x-compute-time", total),
+            (b"x-compute-characters", b"%d" % characters),
+            (b"x-compute-tokens", b"%d" % result.prompt_tokens),
+            (b"x-total-time", total),
+        ]
+        return headers + [(name, b"%d" % (result.stage_seconds.get(stage, 0.0) * 1e3)) for name, stage in _STAGES]
 
 
 def finite(vectors: Vectors) -> Vectors:

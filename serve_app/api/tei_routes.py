@@ -28,10 +28,9 @@ _FAILURES: dict[int, Any] = dict.fromkeys((408, 424, 429, 503), TeiErrorReply)
 
 def tei_routes(service: Service, models: Models) -> list[Route]:
     """TEI's routes, but for `/embed_all`. `POST /` is `/embed` too: that is where Hugging Face's clients send to."""
-    embed = Embeddings(service, models, tei.parse_embed, tei_reply.render_embed, tei_reply.compute_headers)
-    similarity = Embeddings(
-        service, models, tei.parse_similarity, tei_reply.render_similarity, tei_reply.compute_headers
-    )
+    headers = _compute_headers(models)
+    embed = Embeddings(service, models, tei.parse_embed, tei_reply.render_embed, headers)
+    similarity = Embeddings(service, models, tei.parse_similarity, tei_reply.render_similarity, headers)
     tokenizer = Tokenizer(service, models)
     return [
         _vectors("/embed", embed, "Embed texts or token ids, as TEI does", list[list[float]], tei.TeiEmbedRequest),
@@ -57,7 +56,7 @@ def embed_all_route(service: TokenVectorService, models: Models) -> Route:
         models,
         tei.parse_embed_all,
         tei_reply.render_embed_all,
-        tei_reply.compute_headers,
+        _compute_headers(models),
         service.embed_all,
     )
     return _vectors("/embed_all", endpoint, "Embed every token", list[list[list[float]]], tei.TeiEmbedAllRequest)
@@ -87,6 +86,10 @@ class Tokenizer:
         request.model = self._models.default.id
         work = self._service.decode(job.token_ids, job.skip_special_tokens)
         return Reply(200, tei_tokens.render_decode(await until_disconnect(work, request.receive)))
+
+
+def _compute_headers(models: Models) -> tei_reply.ComputeHeaders:
+    return tei_reply.ComputeHeaders(models.served[0].device if models.served else None)
 
 
 def _vectors(path: str, handler: Handler, summary: str, reply: Any, request: Any) -> Route:

@@ -24,7 +24,7 @@ from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.rules import DispatchRules
-from serve_app.cluster.served import open_model
+from serve_app.cluster.served import open_model, run_with
 from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.silence import SilencePolicy
 from serve_app.cluster.tokenize import JobTokenizer
@@ -100,7 +100,13 @@ class Gateway:
         )
         self._answers.resize(settings.cache.max_mb * 2**20)
         self._service = EmbeddingService(
-            model.served, limits, tokenizer, self._answers, health, self._admission, timeouts(settings)
+            run_with(model.served, settings, num_gpus),
+            limits,
+            tokenizer,
+            self._answers,
+            health,
+            self._admission,
+            timeouts(settings),
         )
         prices = pricing(settings.cost)
         derived = [cost_metrics(prices)]
@@ -132,7 +138,7 @@ class Gateway:
         return own_request_id(latest)
 
     def _apply(self, settings: Settings, before: Settings) -> None:
-        served = self._model.served_up_to(settings.limits.max_input_tokens)
+        served = run_with(self._model.served_up_to(settings.limits.max_input_tokens), settings, self._num_gpus)
         limits = settings.limits.as_limits()
         self._tokenizer.limits = limits
         self._service.limits = limits

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serve_app.config import Settings
+from serve_app.config import Settings, default_tokens
 from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.errors import CheckpointError
@@ -25,6 +25,18 @@ class OpenedModel:
     def served_up_to(self, tokens: int) -> ServedModel:
         """Its description with another limit on an input. Raises `CheckpointError` for one beyond the model's own."""
         return replace(self.served, max_input_tokens=within(tokens, self.checkpoint))
+
+
+def run_with(served: ServedModel, settings: Settings, num_gpus: float) -> ServedModel:
+    """`served` with what clients may know of how Embedders run it, each with so many GPUs."""
+    batch = settings.batch
+    return replace(
+        served,
+        dtype=("bfloat16" if num_gpus else "float32") if settings.dtype == "auto" else settings.dtype,
+        device="gpu" if num_gpus else "cpu",
+        max_batch_tokens=batch.max_tokens or default_tokens(num_gpus),
+        max_batch_inputs=batch.max_inputs,
+    )
 
 
 def within(tokens: int, checkpoint: Checkpoint) -> int:
