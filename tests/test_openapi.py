@@ -23,6 +23,8 @@ from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, TokenIds
 MODEL = ServedModel("Qwen/Qwen3-Embedding-0.6B", 64, 512)
 BODY = {"input": "hello", "model": MODEL.id}
 BODIES: dict[str, dict[str, Any]] = {
+    "/v2/embed": {"texts": ["hello"], "model": MODEL.id, "input_type": "search_query"},
+    "/v1/embed": {"texts": ["hello"], "model": MODEL.id, "input_type": "search_query"},
     "/embed": {"inputs": "hello"},
     "/": {"inputs": "hello"},
     "/similarity": {"inputs": {"source_sentence": "hello", "sentences": ["you"]}},
@@ -153,6 +155,53 @@ async def test_the_schema_accepts_what_the_parser_accepts(
     except RequestError:
         parsed = False
     assert parsed is accepted
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "accepted"),
+    [
+        ("/embed", {}, True),
+        ("/embed", {"normalize": True, "truncate": True, "truncation_direction": "left", "dimensions": 32}, True),
+        ("/embed", {"normalize": None, "truncate": None, "truncation_direction": None, "dimensions": None}, True),
+        ("/embed", {"prompt_name": "query"}, True),
+        ("/embed", {"instruction": "Find"}, True),
+        ("/embed", {"inputs": [1, 2, 3, 4]}, True),
+        ("/embed", {"inputs": ["a"] * 4}, False),
+        ("/embed", {"inputs": [[1]] * 4}, False),
+        ("/embed", {"inputs": []}, False),
+        ("/embed", {"inputs": ["a", 1]}, False),
+        ("/embed", {"normalize": False}, False),
+        ("/embed", {"truncate": 1}, False),
+        ("/embed", {"truncation_direction": "up"}, False),
+        ("/embed", {"dimensions": 31}, False),
+        ("/embed", {"prompt_name": "sing"}, False),
+        ("/embed", {"instruction": "x" * 4097}, False),
+        ("/embed", {"model": MODEL.id}, False),
+        ("/similarity", {}, True),
+        ("/similarity", {"parameters": {"truncate": True, "prompt_name": "query"}}, True),
+        ("/similarity", {"parameters": {"prompt_name": "sing"}}, False),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"] * 2}}, True),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"] * 3}}, False),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, False),
+        ("/similarity", {"inputs": {"source_sentence": "", "sentences": ["b"]}}, False),
+        ("/tokenize", {}, True),
+        ("/tokenize", {"add_special_tokens": False, "prompt_name": "query"}, True),
+        ("/tokenize", {"inputs": [1]}, False),
+        ("/tokenize", {"inputs": ["a"] * 4}, False),
+        ("/decode", {}, True),
+        ("/decode", {"ids": [[1], [2]], "skip_special_tokens": False}, True),
+        ("/decode", {"ids": "a"}, False),
+        ("/decode", {"ids": [-1]}, False),
+        ("/decode", {"ids": [[1]] * 4}, False),
+    ],
+)
+async def test_teis_schemas_accept_what_is_accepted(
+    http: httpx.AsyncClient, document: dict[str, Any], path: str, fields: dict[str, Any], accepted: bool
+) -> None:
+    body = BODIES[path] | fields
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    assert Draft202012Validator({**document, **content["schema"]}).is_valid(body) is accepted
+    assert ((await http.post(path, json=body)).status_code == 200) is accepted
 
 
 @pytest.mark.parametrize("missing", ["input", "model"])

@@ -35,6 +35,11 @@ def test_the_prompts_it_quotes_are_the_ones_in_use() -> None:
         assert f"`{DEFAULT_PROMPTS[name]}`".replace("\n", "\\n") in README
 
 
+@pytest.mark.cluster
+def test_hugging_face_example(service: RunningService) -> None:
+    exec(example("sentence_similarity(").replace("http://localhost:8000", service.url), {})
+
+
 def test_engine_example() -> None:
     names: dict[str, object] = {}
     exec(example("Engine.load").replace("Qwen/Qwen3-Embedding-0.6B", "embedserve/demo"), names)

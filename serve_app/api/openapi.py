@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from http import HTTPStatus
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import msgspec
 
@@ -36,7 +37,7 @@ _RETRY_HEADERS = {
 def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Limits, version: str) -> dict[str, Any]:
     """The OpenAPI document for `routes`, with this server's limits in the request schema."""
     bodies = [body for route in routes for body in (route.error, route.request, *route.responses.values())]
-    types = sorted({body for body in bodies if body is not None and not isinstance(body, str)}, key=str)
+    types = sorted({part for body in bodies if body is not None for part in _parts(body)}, key=str)
     found, schemas = msgspec.json.schema_components(types, ref_template=_REF)
     # The schemas hold parts of the structs' own annotations: bound a copy.
     schemas = deepcopy(schemas)
@@ -120,4 +121,14 @@ def _response(description: str, body: Any, schemas: dict[Any, Any]) -> dict[str,
 
 
 def _content(body: Any, schemas: dict[Any, Any]) -> dict[str, Any]:
-    return {body: {}} if isinstance(body, str) else {"application/json": {"schema": schemas[body]}}
+    if isinstance(body, str):
+        return {body: {}}
+    parts = [schemas[part] for part in _parts(body)]
+    return {"application/json": {"schema": parts[0] if len(parts) == 1 else {"anyOf": parts}}}
+
+
+def _parts(body: Any) -> tuple[Any, ...]:
+    """The types of a JSON body: one, those of a union, or none for a media type."""
+    if isinstance(body, str):
+        return ()
+    return get_args(body) if isinstance(body, UnionType) else (body,)
