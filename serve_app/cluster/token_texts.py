@@ -14,28 +14,45 @@ from serve_app.types import Limits, TokenIds, Tokenized
 INLINE_IDS = 1024
 
 
+# A text is tokenized at one go, and nothing can stop that: a megabyte takes seconds. Prose has 1.5 to 5 characters to a token.
+MOST_CHARACTERS_PER_TOKEN = 8
+
+
 async def tokenized(
     tokenizer: Tokenizer, texts: list[str], prompt: str | None, add_special_tokens: bool, limits: Limits
 ) -> list[Tokenized]:
     """The tokens of each text, `prompt` before it. An input may be longer than the model takes; that is a reason to ask.
 
-    Raises `TooManyTokensError` if there are more tokens than a request may have.
+    Raises `TooManyTokensError` if there are more tokens than a request may have, or so many characters that there surely would be.
     """
     if prompt:
         texts = [prompt + text for text in texts]
+    most = limits.max_request_tokens
+    if sum(map(len, texts)) > most * MOST_CHARACTERS_PER_TOKEN:
+        raise _too_many(f"{most * MOST_CHARACTERS_PER_TOKEN} characters")
     found: list[Tokenized] = []
-    total = 0
     for part in parts(texts, PART_CHARACTERS):
         if sum(map(len, part)) <= INLINE_CHARACTERS:
-            found += tokenizer.describe_batch(part, add_special_tokens)
+            described = _described(tokenizer, part, add_special_tokens, most)
         else:
-            found += await asyncio.to_thread(tokenizer.describe_batch, part, add_special_tokens)
-        total += sum(len(one.ids) for one in found[-len(part) :])
-        if total > limits.max_request_tokens:
-            raise TooManyTokensError(
-                f"More than {limits.max_request_tokens} tokens. Send fewer or shorter texts.", "inputs"
-            )
+            described = await asyncio.to_thread(_described, tokenizer, part, add_special_tokens, most)
+        if described is None:
+            raise _too_many(f"{limits.max_request_tokens} tokens")
+        found += described
+        most -= sum(len(one.ids) for one in described)
     return found
+
+
+def _described(tokenizer: Tokenizer, texts: list[str], add_special_tokens: bool, most: int) -> list[Tokenized] | None:
+    """None if there are more than `most` tokens: what describing them takes is spared then."""
+    encodings = tokenizer.encode_with_places(texts, add_special_tokens)
+    if sum(map(len, encodings)) > most:
+        return None
+    return [tokenizer.describe(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+
+
+def _too_many(what: str) -> TooManyTokensError:
+    return TooManyTokensError(f"The texts have more than {what}. Send fewer or shorter texts.", "inputs")
 
 
 async def decoded(tokenizer: Tokenizer, inputs: Sequence[TokenIds], skip_special_tokens: bool) -> list[str]:
@@ -46,5 +63,5 @@ async def decoded(tokenizer: Tokenizer, inputs: Sequence[TokenIds], skip_special
                 f"List {index} has token id {largest}, but this model's ids end at {tokenizer.vocab_size - 1}.", "ids"
             )
     if sum(map(len, inputs)) <= INLINE_IDS:
-        return [tokenizer.decode(ids, skip_special_tokens) for ids in inputs]
-    return await asyncio.to_thread(lambda: [tokenizer.decode(ids, skip_special_tokens) for ids in inputs])
+        return tokenizer.decode_batch(inputs, skip_special_tokens)
+    return await asyncio.to_thread(tokenizer.decode_batch, inputs, skip_special_tokens)

@@ -1,0 +1,110 @@
+"""Tokens with their places, and texts of token ids: in parts, within limits, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve_app.cluster import token_texts
+from serve_app.cluster.token_texts import decoded, tokenized
+from serve_app.errors import InvalidRequestError, TooManyTokensError
+from serve_app.types import Limits, TokenIds, Tokenized
+from tests.reference import tokenizer
+
+LIMITS = Limits(max_request_tokens=1000)
+
+
+async def of(*texts: str, limits: Limits = LIMITS, prompt: str | None = None, special: bool = True) -> list[Tokenized]:
+    return await tokenized(tokenizer(), list(texts), prompt, special, limits)
+
+
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts or lists each call in a thread was given."""
+    seen: list[int] = []
+
+    async def to_thread(work: Any, *args: Any) -> Any:
+        seen.append(next(len(argument) for argument in args if isinstance(argument, list)))
+        return work(*args)
+
+    monkeypatch.setattr(token_texts.asyncio, "to_thread", to_thread)
+    return seen
+
+
+async def test_ids_are_those_of_the_vectors_and_places_cover_the_text() -> None:
+    texts = ["The capital of China is Beijing.", "重力是一种力。", "\n\n  x\t"]
+    for found, text, ids in zip(await of(*texts), texts, tokenizer().encode_batch(texts), strict=True):
+        assert found.text == text
+        assert found.ids == ids.tolist()
+        last = len(found.ids) - 1
+        assert found.added == {last: "<|endoftext|>"}
+        covered = sorted({place for start, stop in found.offsets[:last] for place in range(start, stop)})
+        assert covered == list(range(len(text)))
+
+
+async def test_a_prompt_is_part_of_the_text() -> None:
+    [found] = await of("what?", prompt="find: ", special=False)
+    assert (found.text, found.added) == ("find: what?", {})
+    assert found.ids == tokenizer().encode("find: what?")[:-1].tolist()
+
+
+async def test_large_texts_go_through_threads_in_parts(monkeypatch: pytest.MonkeyPatch, hops: list[int]) -> None:
+    monkeypatch.setattr(token_texts, "PART_CHARACTERS", 100)
+    monkeypatch.setattr(token_texts, "INLINE_CHARACTERS", 50)
+    texts = ["a" * 30, "b" * 60, "c" * 60, "d"]
+    found = await of(*texts)
+    assert [one.ids for one in found] == [ids.tolist() for ids in tokenizer().encode_batch(texts)]
+    assert hops == [2, 2]
+
+
+async def test_tokens_are_counted_over_all_parts(monkeypatch: pytest.MonkeyPatch, hops: list[int]) -> None:
+    monkeypatch.setattr(token_texts, "PART_CHARACTERS", 1)
+    text = "some words here"
+    each = len(tokenizer().encode(text))
+    assert len(await of(text, text, text, limits=Limits(max_request_tokens=3 * each))) == 3
+    with pytest.raises(TooManyTokensError, match=f"more than {3 * each - 1} tokens") as caught:
+        await of(text, text, text, limits=Limits(max_request_tokens=3 * each - 1))
+    assert caught.value.param == "inputs"
+
+
+async def test_far_too_long_texts_are_not_even_tokenized(hops: list[int]) -> None:
+    with pytest.raises(TooManyTokensError, match="more than 8000 characters"):
+        await of("a" * 8001)
+    assert hops == []
+
+
+async def test_decoding_large_lists_goes_through_a_thread(hops: list[int]) -> None:
+    small, large = np.array([1, 2], np.int32), np.full(token_texts.INLINE_IDS + 1, 71, np.int32)
+    assert await decoded(tokenizer(), [small], True) == [tokenizer().decode(small)]
+    assert hops == []
+    assert await decoded(tokenizer(), [small, large], True) == [tokenizer().decode(one) for one in (small, large)]
+    assert hops == [2]
+
+
+async def test_ids_beyond_the_vocabulary_are_refused() -> None:
+    inputs: Sequence[TokenIds] = [np.array([1], np.int32), np.array([1, tokenizer().vocab_size], np.int32)]
+    with pytest.raises(InvalidRequestError, match=r"List 1 has token id 1280.*end at 1279") as caught:
+        await decoded(tokenizer(), inputs, True)
+    assert caught.value.param == "ids"
+
+
+async def test_the_event_loop_runs_while_a_text_is_tokenized_and_decoded() -> None:
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0)
+            beats += 1
+
+    task = asyncio.create_task(beat())
+    [found] = await of("word " * 20_000, limits=Limits())
+    between = beats
+    await decoded(tokenizer(), [np.array(found.ids, np.int32)], True)
+    task.cancel()
+    assert between > 2
+    assert beats - between > 2
