@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from serve_app.cluster.served import open_model
+from serve_app.cluster.served import open_model, run_with
 from serve_app.config import Settings
 from serve_app.errors import CheckpointError
+from serve_app.types import ServedModel
 from tests.checkpoints import checkpoint, copy_of, edit_json
 
 FILE = "config_sentence_transformers.json"
@@ -44,3 +45,18 @@ def test_a_prompt_that_is_no_text_is_refused(folder: Path, value: Any) -> None:
 def test_aliases() -> None:
     settings = Settings(model=str(checkpoint()), model_aliases=["embed-multilingual-v3.0", "text-embedding-3-small"])
     assert open_model(settings).served.aliases == ("embed-multilingual-v3.0", "text-embedding-3-small")
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "settings", "known"),
+    [
+        (0, {}, ("float32", "cpu", 2048, 512)),
+        (1, {}, ("bfloat16", "gpu", 16_384, 512)),
+        (0.5, {"dtype": "float32", "batch": {"max_tokens": 4096, "max_inputs": 8}}, ("float32", "gpu", 4096, 8)),
+        (0, {"dtype": "bfloat16"}, ("bfloat16", "cpu", 2048, 512)),
+    ],
+)
+def test_how_it_is_run(num_gpus: float, settings: dict[str, Any], known: tuple[Any, ...]) -> None:
+    served = run_with(ServedModel("a", 64, 512), Settings(**settings), num_gpus)
+    assert (served.dtype, served.device, served.max_batch_tokens, served.max_batch_inputs) == known
+    assert (served.id, served.dimensions, served.max_input_tokens) == ("a", 64, 512)

@@ -25,8 +25,8 @@ from serve_app.errors import (
     UnavailableError,
 )
 from serve_app.types import DEMO_MODEL_ID, EmbedJob, EmbedResult, Output, ServedModel, TokenVectors
+from tests.demo_service import HIDDEN, STAGES, DemoService
 from tests.reference import assert_same, expected, tokenizer
-from tests.served import HIDDEN, STAGES, DemoService
 
 CONSTANT_500 = "The server had an error while processing your request. Quote the x-request-id header."
 TEXTS = ["The capital of China is Beijing.", "重力是一种力。"]

@@ -16,8 +16,8 @@ from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInfer
 
 from serve_app.api.app import build_app
 from serve_app.errors import OverloadedError, UnavailableError
+from tests.demo_service import DemoService, listening
 from tests.reference import assert_same, engine, expected, tokenizer
-from tests.served import DemoService, listening
 
 TEXTS = ["The capital of China is Beijing.", "重力是一种力。", "a"]
 

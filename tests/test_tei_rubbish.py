@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from serve_app.api.app import build_app
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.types import EmbedJob, EmbedResult
+from tests.demo_service import HIDDEN, VOCABULARY, DemoService
 from tests.reference import tokenizer
-from tests.served import HIDDEN, VOCABULARY, DemoService
 
 
 class Tokenizing(DemoService):
