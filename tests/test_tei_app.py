@@ -184,12 +184,14 @@ async def test_requests_are_counted_as_theirs(http: httpx.AsyncClient, outcomes:
     await http.post("/embed", json={"inputs": TEXTS})
     await http.post("/tokenize", json={"inputs": TEXTS})
     await http.post("/similarity", json={"inputs": PAIR})
+    await http.get("/info")
     tokens = sum(map(len, tokenizer().encode_batch(TEXTS)))
     seen = [(found.dialect, found.path, found.model, found.status, found.inputs) for found in outcomes]
     assert seen == [
         ("tei", "/embed", DEMO_MODEL_ID, 200, 2),
         ("tei", "/tokenize", DEMO_MODEL_ID, 200, 0),
         ("tei", "/similarity", DEMO_MODEL_ID, 200, 3),
+        ("ops", "/info", "", 200, 0),
     ]
     assert [found.prompt_tokens for found in outcomes[:2]] == [tokens, 0]
 
@@ -252,6 +254,17 @@ async def test_info(http: httpx.AsyncClient) -> None:
     }
 
 
+async def test_without_a_model_there_is_nothing_to_tell() -> None:
+    service = DemoService()
+    service.models = ()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(build_app(service)), base_url="http://t") as client:
+        for reply in (await client.get("/info"), await client.post("/embed", json={"inputs": "a"})):
+            assert (reply.status_code, reply.json()) == (
+                404,
+                {"error": "No model is served here.", "error_type": "Validation"},
+            )
+
+
 # --- errors
 
 
@@ -294,7 +307,7 @@ async def test_what_is_refused(
         (OverloadedError("Too much.", 2.5), 429, "Overloaded", {"retry-after": "3", "retry-after-ms": "2500", "x-should-retry": "true"}),
         (DeadlineExceededError("Too late."), 408, "Overloaded", {"retry-after": "1", "x-should-retry": "true"}),
         (UnavailableError("Not now."), 503, "Unhealthy", {"retry-after": "1", "x-should-retry": "true"}),
-        (CrashingInputError("Not this."), 422, "Validation", {}),
+        (CrashingInputError(0), 422, "Validation", {}),
     ],
 )  # fmt: skip
 async def test_what_can_happen_to_a_good_request(

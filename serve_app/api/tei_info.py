@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from serve_app.api.http import Reply, Request, json_reply
+from serve_app.api.models import Models
 from serve_app.api.service import Service
 from serve_app.types import Limits, ServedModel
 
@@ -43,11 +44,12 @@ class TeiInfo(Struct):
 class Info:
     """The endpoint for one service."""
 
-    def __init__(self, service: Service) -> None:
-        self._described = describe(service.models[0], service.limits, service.version) if service.models else None
+    def __init__(self, service: Service, models: Models) -> None:
+        self._service = service
+        self._models = models
 
     async def __call__(self, request: Request) -> Reply:
-        return json_reply(self._described)
+        return json_reply(describe(self._models.default, self._service.limits, self._service.version))
 
 
 def describe(model: ServedModel, limits: Limits, version: str) -> dict[str, object]:

@@ -36,16 +36,23 @@ def tei_routes(service: Service, models: Models) -> list[Route]:
         _vectors("/embed", embed, "Embed texts or token ids, as TEI does", list[list[float]], tei.TeiEmbedRequest),
         _vectors("/", embed, "The same, for Hugging Face's clients", list[list[float]], tei.TeiEmbedRequest),
         _vectors("/similarity", similarity, "Compare a text with others", list[float], tei.TeiSimilarityRequest),
-        _plain(
-            "POST",
+        _tokens(
             "/tokenize",
             tokenizer.tokenize,
             "Tokenize texts",
             list[list[tei_tokens.TeiToken]],
             tei_tokens.TeiTokenizeRequest,
         ),
-        _plain("POST", "/decode", tokenizer.decode, "Make texts of token ids", list[str], tei_tokens.TeiDecodeRequest),
-        _plain("GET", "/info", Info(service), "Describe the model and its limits, as TEI does", TeiInfo),
+        _tokens("/decode", tokenizer.decode, "Make texts of token ids", list[str], tei_tokens.TeiDecodeRequest),
+        Route(
+            "GET",
+            "/info",
+            Info(service, models),
+            "Describe the model and its limits, as TEI does",
+            {200: TeiInfo},
+            errors=tei_error_reply,
+            error=TeiErrorReply,
+        ),
     ]
 
 
@@ -97,6 +104,6 @@ def _vectors(path: str, handler: Handler, summary: str, reply: Any, request: Any
     return Route("POST", path, handler, summary, responses, request, _HEADERS, DIALECT, tei_error_reply, TeiErrorReply)
 
 
-def _plain(method: str, path: str, handler: Handler, summary: str, reply: Any, request: Any = None) -> Route:
-    responses = {200: reply, **(_REFUSALS if request is not None else {}), 424: TeiErrorReply}
-    return Route(method, path, handler, summary, responses, request, {}, DIALECT, tei_error_reply, TeiErrorReply)
+def _tokens(path: str, handler: Handler, summary: str, reply: Any, request: Any) -> Route:
+    responses = {200: reply, **_REFUSALS, 424: TeiErrorReply}
+    return Route("POST", path, handler, summary, responses, request, {}, DIALECT, tei_error_reply, TeiErrorReply)
