@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +65,8 @@ def listening(app: Any) -> Iterator[str]:
     socket = server.config.bind_socket()
     thread = threading.Thread(target=server.run, args=([socket],))
     thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.001)
     try:
         yield f"http://127.0.0.1:{socket.getsockname()[1]}"
     finally:
