@@ -203,7 +203,12 @@ CONSTANT_500 = "The server had an error while processing your request. Quote the
         (RefusedError(401, "invalid_api_key"), errors.UnauthorizedError, 401, "invalid api token"),
         (RefusedError(403, None), errors.ForbiddenError, 403, "as it is"),
         (RefusedError(413, "request_too_large"), ApiError, 413, "as it is"),
-        (CrashingInputError("It kills."), errors.UnprocessableEntityError, 422, "It kills."),
+        (
+            CrashingInputError(3),
+            errors.UnprocessableEntityError,
+            422,
+            "Input 3 made every replica that computed it crash, the last one by itself.",
+        ),
         (OverloadedError("Full.", 2.0), errors.TooManyRequestsError, 429, "Full."),
         (ValueError("secret"), errors.InternalServerError, 500, CONSTANT_500),
         (UnavailableError("No replica."), errors.ServiceUnavailableError, 503, "No replica."),
