@@ -83,8 +83,7 @@ class Engine:
     def keep_prefixes(self, megabytes: int | None) -> None:
         """Keep shared prefixes in so much memory; 0 for none, None for the device's default, which is none where the model's attention
         failed its check behind prefixes."""
-        default = CUDA_PREFIX_MB if self.device.type == "cuda" else _CPU_PREFIX_MB
-        default = default if self.model.goes_on else 0
+        default = (CUDA_PREFIX_MB if self.device.type == "cuda" else _CPU_PREFIX_MB) if self.model.goes_on else 0
         self.prefixes.resize((default if megabytes is None else megabytes) * 2**20)
 
     @classmethod
@@ -210,7 +209,6 @@ class Engine:
             self._graphs.prepare()
 
     def _run_largest(self, ids: TokenIds) -> None:
-        # Or what the memory does hold.
         while True:
             try:
                 self.encode([ids[: self.max_batch_tokens]])
