@@ -51,8 +51,9 @@ setup-dev: $(VENV)/.installed-dev ## install also what tests and benchmarks need
 serve: setup ## serve MODEL (default: the demo checkpoint) on PORT, with REPLICAS and GATEWAYS; Ctrl-C stops all of it
 	@exec $(BIN)/embedserve up --model '$(MODEL)' --port $(PORT) --replicas $(REPLICAS) --gateways $(GATEWAYS) $(SERVE_ARGS)
 
+# With more threads the two processes' torch would wait for each other's cores, ten times as long as it computes.
 test: setup-dev prometheus ## run all tests
-	$(BIN)/python -m pytest --numprocesses 2 --durations 15 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 15 $(PYTEST_ARGS)
 
 check: setup-dev ## lint, types, format, import law
 	$(BIN)/ruff check .

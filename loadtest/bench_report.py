@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def describe_run(device: torch.device) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", f"loadtest.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "git": git_revision(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
             "cpu": cpu_name(),
             "cpus": os.cpu_count(),
@@ -34,6 +34,16 @@ def describe_run(device: torch.device) -> dict[str, Any]:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         },
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def summarize(times: dict[str, list[float]], tokens: int) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.graph import application
 from serve_app.cluster.loaded import Loaded
 from serve_app.cluster.served import fingerprint
-from serve_app.config import Settings
+from serve_app.config import BatchSettings, Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
 from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.demo import demo_checkpoint
@@ -55,8 +55,16 @@ class DeviceSettings(BaseModel):
         )
 
 
+class EmulatedBatchSettings(BatchSettings):
+    """The product's, but every input takes the device its time, equal ones too."""
+
+    share_duplicates: bool = False
+
+
 class EmulatedSettings(Settings):
     """The product's settings, and the device's."""
+
+    batch: EmulatedBatchSettings = EmulatedBatchSettings()
 
     device: DeviceSettings = DeviceSettings()
 

@@ -51,7 +51,7 @@ class BatchSettings(_Section):
         description="memory for prefixes that inputs share; 0: none; unset: 128 on CPU, 256 on GPU if its kernel passes the check",
     )
     share_duplicates: bool = Field(
-        True, description="compute inputs with the same tokens once where they wait together"
+        True, description="compute inputs with the same tokens once where they wait or are computed at the same time"
     )
 
 
@@ -90,6 +90,14 @@ class AdmissionSettings(_Section):
     )
     max_gateway_tokens: int = Field(4_000_000, ge=1, description="tokens that one gateway holds back, at most")
     max_cluster_tokens: int = Field(40_000_000, ge=1, description="tokens waiting or running in the cluster, at most")
+
+
+class CacheSettings(_Section):
+    """Vectors that are kept, to answer inputs that were answered before without computing them again."""
+
+    max_mb: int = Field(
+        0, ge=0, description="memory of each gateway for them, the least recently used going first; 0: none are kept"
+    )
 
 
 class AutoscalingSettings(_Section):
@@ -167,7 +175,7 @@ def default_tokens(num_gpus: float) -> int:
 
 
 # The sections that running replicas of each deployment take over without a restart; Serve hands them on as `user_config`.
-GATEWAY_LIVE = ("limits", "batch", "dispatch", "admission")
+GATEWAY_LIVE = ("limits", "batch", "dispatch", "admission", "cache")
 EMBEDDER_LIVE = ("batch",)
 
 
@@ -202,7 +210,13 @@ class Settings(_Section):
         "waits for ever for a GPU that nobody frees",
     )
     threads: int | None = Field(
-        None, ge=1, description="torch threads per Embedder on CPU; unset: the node's cores / most replicas"
+        None,
+        ge=1,
+        description="torch threads per Embedder on CPU; unset: num_cpus if above 1, else the cores it may use / most replicas",
+    )
+    pin_cores: bool = Field(
+        False,
+        description="keep each Embedder on CPU on as many cores of its own as it has threads, where some are free",
     )
 
     cuda_graphs: bool = Field(True, description="on GPU, launch small batches as CUDA graphs")
@@ -224,6 +238,7 @@ class Settings(_Section):
     batch: BatchSettings = BatchSettings()
     dispatch: DispatchSettings = DispatchSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    cache: CacheSettings = CacheSettings()
     autoscaling: AutoscalingSettings = AutoscalingSettings()
     metrics: MetricsSettings = MetricsSettings()
     cost: CostSettings = CostSettings()

@@ -109,10 +109,18 @@ class UnsupportedMediaTypeError(InvalidRequestError):
 
 
 class CrashingInputError(InvalidRequestError):
-    """422: replica after replica died with this input, at last with it alone; sending it again would kill more of them."""
+    """422: replica after replica died with this input, at last with it alone; sending it again would kill more of them. `row` is its
+    place in the request."""
 
     status = 422
     code = "input_crashes_replica"
+
+    def __init__(self, row: int) -> None:
+        super().__init__(
+            f"Input {row} made every replica that computed it crash, the last one by itself.", param="input"
+        )
+        self.args = (row,)
+        self.row = row
 
 
 class InputOverMemoryError(InvalidRequestError):

@@ -367,9 +367,14 @@ async def test_docs_need_no_network(http: httpx.AsyncClient) -> None:
             ("3", "true"),
         ),
         (
-            CrashingInputError("Input 3 crashes.", "input"),
+            CrashingInputError(3),
             422,
-            error("Input 3 crashes.", "invalid_request_error", "input", "input_crashes_replica"),
+            error(
+                "Input 3 made every replica that computed it crash, the last one by itself.",
+                "invalid_request_error",
+                "input",
+                "input_crashes_replica",
+            ),
             (None, None),
         ),
         (

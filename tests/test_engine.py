@@ -139,6 +139,23 @@ def test_nothing_gives_nothing() -> None:
     assert engine().encode([]).shape == (0, 128)
 
 
+@pytest.mark.parametrize(("megabytes", "computed"), [(1, 1), (0, 0)])
+def test_warmup_goes_on_from_a_prefix_where_any_are_kept(
+    megabytes: int, computed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm = Engine.load(str(checkpoint()), device="cpu", prefix_cache_mb=megabytes)
+    made, gone_on = [], []
+    prefix, pack = warm.model.prefix, warm.model.pack
+    monkeypatch.setattr(warm.model, "prefix", lambda ids: made.append(prefix(ids)) or made[-1])
+    monkeypatch.setattr(
+        warm.model, "pack", lambda ids, shared=(): gone_on.extend(filter(None, shared)) or pack(ids, shared)
+    )
+    warm.warmup()
+    assert len(made) == computed
+    assert gone_on == made
+    assert len(warm.prefixes) == 0, "it is nobody's instruction"
+
+
 def test_warmup_and_attributes() -> None:
     loaded = engine()
     loaded.warmup()

@@ -17,6 +17,7 @@ from serve_app.cluster import gateway as gateway_module
 from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.graph import embedder_surge_percent
 from serve_app.cluster.loaded import Loaded
+from serve_app.cluster.vector_cache import ENTRY_BYTES
 from serve_app.config import Settings
 from serve_app.engine.batcher import Batcher, EncodedBatch
 from serve_app.telemetry.nodes import Nodes
@@ -109,7 +110,8 @@ async def test_a_gateway_limits_and_dispatches_as_its_user_config_says(monkeypat
                 "limits": {"max_inputs": 2, "max_input_tokens": 100},
                 "dispatch": {"chunk_inputs": 5, "slots_per_replica": 7, "request_timeout_seconds": 9},
                 "admission": {"max_gateway_tokens": 11},
-                "batch": {"bulk_patience_seconds": 13},
+                "batch": {"bulk_patience_seconds": 13, "share_duplicates": False},
+                "cache": {"max_mb": 3},
             }
         )
         refused = await client.post("/v1/embeddings", json=body)
@@ -121,6 +123,8 @@ async def test_a_gateway_limits_and_dispatches_as_its_user_config_says(monkeypat
     assert gateway._dispatcher._queue.policy.bulk_patience_s == 13
     assert gateway._service.timeouts.default == 9
     assert gateway._admission.bounds.max_gateway_tokens == 11
+    assert not gateway._answers.share
+    assert len(gateway._answers._cache._matrix) == 3 * 2**20 // (4 * 128 + ENTRY_BYTES)
 
     # Longer than the model goes: refused whole.
     await gateway.reconfigure({"limits": {"max_inputs": 1, "max_input_tokens": 200_000}})

@@ -37,7 +37,7 @@ class Admission:
 
     A request is admitted whole, whatever its own size: what counts is the work ahead of it. `chunk_tokens` is the size of a full
     chunk. `jitter` gives numbers from 0 to 1. `on_refused` is told the bound that a request is refused by, as `Bounds` names it
-    (`max_wait` for the time). `bounds` and `chunk_tokens` can be set at any time; `refused` only grows.
+    (`max_wait` for the time). `bounds` and `chunk_tokens` can be set at any time.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Admission:
         on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.bounds = bounds
-        self.refused = 0
         self.chunk_tokens = chunk_tokens
         self._jitter = jitter
         self._on_refused = on_refused
@@ -74,7 +73,6 @@ class Admission:
             bound = bound or "max_wait"
             wait = max(wait, cluster / rate - bounds.max_wait_seconds / 2)
         if bound:
-            self.refused += 1
             self._on_refused(bound)
             wait *= 1 + SPREAD * self._jitter()
             raise OverloadedError(f"The service is overloaded. Try again in {wait:.1f} s.", wait)

@@ -252,6 +252,5 @@ class Dispatcher:
     def _lose(self, chunk: Chunk, tickets: Sequence[Ticket]) -> None:
         self._watch.lose(chunk.replica)
         for cause in self._again.lost(chunk, tickets):
-            message = f"Input {cause.row} made every replica that computed it crash, the last one by itself."
-            self._requests.fail(cause.request, CrashingInputError(message, "input"))
+            self._requests.fail(cause.request, CrashingInputError(cause.row))
         self._wake()

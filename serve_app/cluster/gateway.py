@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import random
+from functools import partial
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from serve_app import __version__
 from serve_app.api.app import App, build_app
 from serve_app.api.routes import DIALECTS
 from serve_app.cluster.admission import Admission, Bounds
+from serve_app.cluster.answers import Answers
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.feed import feed_of
 from serve_app.cluster.gateway_telemetry import GatewayTelemetry
@@ -88,11 +90,23 @@ class Gateway:
         self._admission = Admission(
             bounds(settings), dispatch_rules(settings, num_gpus).chunk_tokens, on_refused=metrics.rejected
         )
+        self._answers = Answers(
+            dispatcher,
+            model=model.fingerprint,
+            hidden_size=config.hidden_size,
+            share=settings.batch.share_duplicates,
+            on_kept=partial(metrics.looked_up, model.served.id),
+            on_spared=partial(metrics.spared, model.served.id),
+        )
+        self._answers.resize(settings.cache.max_mb * 2**20)
         self._service = EmbeddingService(
-            model.served, limits, tokenizer, dispatcher, health, self._admission, timeouts(settings)
+            model.served, limits, tokenizer, self._answers, health, self._admission, timeouts(settings)
         )
         prices = pricing(settings.cost)
-        self._telemetry = GatewayTelemetry(metrics, nodes, dispatcher, context.app_name, [cost_metrics(prices)])
+        derived = [cost_metrics(prices)]
+        self._telemetry = GatewayTelemetry(
+            metrics, nodes, dispatcher, context.app_name, derived, lambda: self._answers.kept_bytes
+        )
         self._extra_routes = [self._telemetry.route, usage_route(self._telemetry.totals, prices)]
         self._telemetry.start(self._service)
         self._app = self._built()
@@ -128,6 +142,8 @@ class Gateway:
         self._dispatcher.configure(rules, queue_policy(settings))
         self._admission.bounds, self._admission.chunk_tokens = bounds(settings), rules.chunk_tokens
         self._service.timeouts = timeouts(settings)
+        self._answers.share = settings.batch.share_duplicates
+        self._answers.resize(settings.cache.max_mb * 2**20)
         # The app reads limits and models when it is built; requests that it has stay with the one they came to.
         self._app = self._built()
 

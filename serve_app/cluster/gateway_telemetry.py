@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from prometheus_client import Metric
@@ -33,7 +33,7 @@ STATUS_SECONDS = 1.0
 
 
 class GatewayTelemetry:
-    """`derived` are families computed from the others whenever they are shown."""
+    """`derived` are families computed from the others whenever they are shown; `kept_bytes` tells what the response cache takes."""
 
     def __init__(
         self,
@@ -42,12 +42,14 @@ class GatewayTelemetry:
         dispatcher: Dispatcher,
         application: str,
         derived: Sequence[Derived] = (),
+        kept_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         self._metrics = metrics
         self._nodes = nodes
         self._dispatcher = dispatcher
         self._application = application
         self._derived = derived
+        self._kept_bytes = kept_bytes
         self._before = Counters()
         self._traced = traced()
         self._tasks = TaskGroup()
@@ -107,6 +109,7 @@ class GatewayTelemetry:
         metrics, dispatcher, before = self._metrics, self._dispatcher, self._before
         metrics.queue.set(dispatcher.queued_inputs, dispatcher.queued_tokens, dispatcher.oldest_age())
         metrics.in_flight.set(active)
+        metrics.cache_bytes.set(self._kept_bytes())
         now = replace(dispatcher.counters)
         metrics.retries["death"].inc(now.retries - before.retries)
         metrics.retries["silence"].inc(now.duplicates - before.duplicates)

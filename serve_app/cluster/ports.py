@@ -1,15 +1,17 @@
-"""What the dispatcher needs of the outside, a way to reach the replicas, and what it tells: its backlog."""
+"""What the dispatcher needs of the outside, a way to reach the replicas, and what it is to others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from serve_app.cluster.ticket import Embedded
 from serve_app.errors import EmbedserveError
-from serve_app.types import ChunkReply, Envelope, Ping, ReplicaStatus
+from serve_app.types import ChunkReply, Envelope, Ping, Priority, ReplicaStatus, TokenIds
 
 
 class ReplicaLostError(EmbedserveError):
@@ -52,3 +54,13 @@ class Transport(Protocol):
 
     async def wake(self, ping: Ping, /) -> ReplicaStatus:
         """The status of any replica, as soon as there is one: a call that waits is what makes a sleeping pool start."""
+
+
+class Source(Protocol):
+    """Where vectors come from: the dispatcher, or what stands in front of it."""
+
+    def backlog(self) -> Backlog:
+        """See `Dispatcher.backlog`."""
+
+    async def embed(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
+        """See `Dispatcher.embed`."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from serve_app import __version__
 from serve_app.cluster.admission import Admission
-from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.health import ReplicaHealth
+from serve_app.cluster.ports import Source
 from serve_app.cluster.tokenize import JobTokenizer, estimated_tokens
 from serve_app.errors import DeadlineExceededError, UnavailableError
 from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, TokenIds, Vectors
@@ -47,7 +47,7 @@ class EmbeddingService:
         model: ServedModel,
         limits: Limits,
         tokenizer: JobTokenizer,
-        dispatcher: Dispatcher,
+        source: Source,
         health: ReplicaHealth,
         admission: Admission,
         timeouts: Timeouts,
@@ -55,7 +55,7 @@ class EmbeddingService:
         self.models: Sequence[ServedModel] = (model,)
         self.limits = limits
         self._tokenizer = tokenizer
-        self._dispatcher = dispatcher
+        self._source = source
         self._health = health
         self._admission = admission
         self.timeouts = timeouts
@@ -92,10 +92,10 @@ class EmbeddingService:
         started = time.monotonic()
         arrived = started if job.arrived_at is None else job.arrived_at
         deadline = arrived + self.timeouts.seconds(job.timeout_seconds)
-        self._admission.check(self._dispatcher.backlog(), self._tokenizing)
+        self._admission.check(self._source.backlog(), self._tokenizing)
         inputs = await self._tokenize(job, deadline)
         tokenized = time.monotonic()
-        vectors, _, inference = await self._dispatcher.embed(inputs, priority=job.priority, deadline=deadline)
+        vectors, _, inference = await self._source.embed(inputs, priority=job.priority, deadline=deadline)
         computed = time.monotonic()
         inferring = float(inference.max())
         stages = {
@@ -123,7 +123,7 @@ class EmbeddingService:
         finally:
             self._tokenizing -= estimate
         # Others were queued meanwhile, and this is the last moment at which refusing it costs no device time.
-        self._admission.check(self._dispatcher.backlog())
+        self._admission.check(self._source.backlog())
         return inputs
 
     async def health(self) -> str | None:

@@ -199,10 +199,16 @@ class Engine:
         return self.model.forward(self.model.pack(token_ids, prefixes))
 
     def warmup(self) -> None:
-        """Run a short and a mixed batch, on CUDA also the largest, and record graphs, so that no request pays for first-time work."""
+        """Run a short and a mixed batch, one that goes on from a prefix if any are kept, on CUDA also the largest, and record graphs,
+        so that no request pays for first-time work.
+
+        If the device's memory doesn't hold the largest batch, `max_batch_tokens` becomes what it holds.
+        """
         ids = np.arange(self.config.max_position_embeddings, dtype=np.int32) % self.config.vocab_size
         self.encode([ids[:1]])
         self.encode([ids[:length] for length in (1, 8, 32, 128)])
+        if self.prefixes.capacity:
+            self._forward([ids[:8], ids[:8]], [self.model.prefix(ids[:8]), None]).cpu()
         if self.device.type == "cuda":
             self._run_largest(ids)
         if self._graphs is not None:

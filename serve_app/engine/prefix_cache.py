@@ -30,7 +30,7 @@ class PrefixCache:
     def __init__(self, compute: Callable[[TokenIds], SharedPrefix], token_bytes: int, capacity: int) -> None:
         self._compute = compute
         self._token_bytes = token_bytes
-        self._capacity = capacity
+        self.capacity = capacity
         self._kept: OrderedDict[bytes, SharedPrefix] = OrderedDict()
         self._lengths: tuple[int, ...] = ()
         self._finder = PrefixFinder()
@@ -47,7 +47,7 @@ class PrefixCache:
     def resize(self, capacity: int) -> None:
         """Keep no more than this many bytes from now on."""
         with self._lock:
-            self._capacity = capacity
+            self.capacity = capacity
             self._evict()
 
     def cost(self, ids: TokenIds) -> int:
@@ -60,7 +60,7 @@ class PrefixCache:
         Prefixes worth keeping by now are computed first; what that takes is the first such input's: it counts as having
         reused nothing.
         """
-        if not self._capacity:
+        if not self.capacity:
             return [None] * len(token_ids), [0] * len(token_ids)
         with self._lock:
             fresh = self._find(token_ids)
@@ -90,7 +90,7 @@ class PrefixCache:
             tokens = len(key) // 4
             heads = [head_of(ids, len(ids) - 1) for ids in token_ids if len(ids) > tokens]
             used = any(head.startswith(key) and self._longest(head) < tokens for head in heads)
-            if used and tokens * self._token_bytes <= self._capacity:
+            if used and tokens * self._token_bytes <= self.capacity:
                 self._kept[key] = self._compute(np.frombuffer(key, ">i4").astype(np.int64))
                 self._evict()
                 fresh.add(key)
@@ -105,6 +105,6 @@ class PrefixCache:
         return next((n for n in self._lengths if 4 * n <= len(head) and head[: 4 * n] in self._kept), 0)
 
     def _evict(self) -> None:
-        while self._kept and self.nbytes > self._capacity:
+        while self._kept and self.nbytes > self.capacity:
             self._kept.popitem(last=False)
         self._lengths = tuple(sorted({len(key) // 4 for key in self._kept}, reverse=True))

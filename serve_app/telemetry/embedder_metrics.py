@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import Gauge
 
-from serve_app.telemetry.families import INPUTS, RATIO, TOKENS, QueueGauges, counter, gauge, histogram
+from serve_app.telemetry.families import INPUTS, RATIO, TOKENS, QueueGauges, cached_tokens, counter, gauge, histogram
 
 
 class EmbedderMetrics:
@@ -24,10 +24,7 @@ class EmbedderMetrics:
         self._peak_flops = peak_flops
         self._replica = replica
         computed = counter("computed_tokens", "Tokens that engines have computed.", "model")
-        cached = counter(
-            "cached_tokens", "Tokens that engines needn't compute, since they were computed before.", "model"
-        )
-        self._computed, self._cached = computed.labels(model), cached.labels(model)
+        self._computed, self._cached = computed.labels(model), cached_tokens().labels(model)
         self._padding = counter("padding_tokens", "Tokens computed only to fill batches up: none, by design.")
         self._nonfinite = counter(
             "nonfinite_outputs", "Inputs whose vectors were withheld, since they had NaN or infinity."

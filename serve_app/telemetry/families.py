@@ -31,6 +31,15 @@ def peak(name: str, help_text: str, *labels: str) -> Gauge:
     return Gauge(f"embedserve_{name}", help_text, labels, registry=None, multiprocess_mode="livemax")
 
 
+def cached_tokens() -> Counter:
+    """Counted by whoever spares them: engines and gateways."""
+    return counter(
+        "cached_tokens",
+        "Tokens that needn't be computed: their result was there, or was on its way for others.",
+        "model",
+    )
+
+
 class QueueGauges:
     """What waits in the queues of one `component`, gateway or embedder."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import Counter, Histogram
 
-from serve_app.telemetry.families import SECONDS, QueueGauges, counter, gauge, histogram
+from serve_app.telemetry.families import SECONDS, QueueGauges, cached_tokens, counter, gauge, histogram
 from serve_app.types import Stage
 
 RETRIES = ("death", "silence")
@@ -40,6 +40,12 @@ class GatewayMetrics:
         retries = counter("retries", "Inputs sent again, for their replica was lost or fell silent.", "reason")
         rejections = counter("rejections", "Requests refused without any work, by the reason.", "reason")
         self.cancelled = counter("cancelled_inputs", "Inputs given up before they had an answer.")
+        lookups = counter("cache_lookups", "Inputs looked for among the vectors that are kept.", "model")
+        hits = counter("cache_hits", "Inputs answered with vectors that are kept.", "model")
+        self._cache = {model: (lookups.labels(model), hits.labels(model)) for model in models}
+        spared = cached_tokens()
+        self._spared = {model: spared.labels(model) for model in models}
+        self.cache_bytes = gauge("cache_bytes", "Memory that the vectors take which are kept.")
         self.retries: dict[str, Counter] = {reason: retries.labels(reason) for reason in RETRIES}
         self._rejections = {reason: rejections.labels(reason) for reason in REJECTIONS}
         self._by_status: dict[tuple[str, str, int], Counter] = {}
@@ -54,6 +60,16 @@ class GatewayMetrics:
         """A request was refused, for one of `REJECTIONS`: a bound of admission, or `unavailable` where the service is shutting down or
         its deployment has failed."""
         self._rejections[reason].inc()
+
+    def looked_up(self, model: str, inputs: int, found: int) -> None:
+        """So many of the inputs had a vector that was kept."""
+        lookups, hits = self._cache[model]
+        lookups.inc(inputs)
+        hits.inc(found)
+
+    def spared(self, model: str, tokens: int) -> None:
+        """A request is about to get its vectors, and so many of its tokens weren't sent for it."""
+        self._spared[model].inc(tokens)
 
     def ended(self, dialect: str, model: str, status: int) -> None:
         """A request is about to get its answer, or its client has left. `model` is "" where none was found out."""

@@ -1,0 +1,145 @@
+"""The engine benchmark: its cases, its floors, and a whole run on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loadtest import bench_engine, profile_engine
+from loadtest.engine_cases import Cases
+from loadtest.engine_ceilings import copy_rate, layer_shapes, product_rates
+from loadtest.engine_contestants import in_dtype, ours, qwen3
+from loadtest.engine_datasheets import data_sheet
+from loadtest.engine_floor import floor_of, forward_flops, needed_flops
+from loadtest.engine_products import PRODUCTS
+from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
+from serve_app.engine.random_weights import random_weights
+from tests.reference import tokenizer
+
+TINY = ModelConfig(1280, 64, 96, 2, 4, 2, 32, max_position_embeddings=4096)
+
+
+def test_texts_have_the_lengths_that_the_case_says() -> None:
+    cases = Cases(tokenizer(), seed=3)
+    for case in (cases.uniform(16, 100), cases.mix(800), cases.queries(500)):
+        first, second = case.draw(), case.draw()
+        assert [len(ids) for ids in tokenizer().encode_batch(first)] == case.lengths
+        assert not set(first) & set(second)
+    assert len(cases.uniform(16, 100).lengths) == 6
+    assert len(cases.uniform(512, 100).lengths) == 1
+
+
+def test_inputs_that_take_too_long_are_left_out_with_the_reason() -> None:
+    cases, left_out = Cases(tokenizer(), 0).choose([16, 512, 2048, 8192], lambda length: 100.0, 2.0, longest=4096)
+    assert [case.name for case in cases] == ["16", "512", "mix", "queries"]
+    assert "20 s" in left_out["2048"]
+    assert "4096" in left_out["8192"]
+
+
+@pytest.mark.parametrize(("size", "gigaflops"), [("0.6B", 0.940), ("4B", 7.42), ("8B", 14.04)])
+def test_flops_are_those_worked_out_by_hand(size: str, gigaflops: float) -> None:
+    config = QWEN3_EMBEDDING[size]
+    assert forward_flops(config, [512] * 3) / (3 * 512) == pytest.approx(gigaflops * 1e9, rel=2e-3)
+    assert needed_flops(config, [512]) < forward_flops(config, [512])
+    parameters = sum(width * outputs for width, outputs in layer_shapes(config).values())
+    assert parameters * config.num_hidden_layers == config.linear_parameters
+
+
+def test_few_tokens_wait_for_the_weights_and_many_for_the_products() -> None:
+    config = QWEN3_EMBEDDING["8B"]
+    sheet = data_sheet("NVIDIA H200")
+    assert sheet is not None
+    rates = sheet.flops["bfloat16"], sheet.bytes_per_second
+    few, many = floor_of(config, [16], "bfloat16", *rates), floor_of(config, [512] * 32, "bfloat16", *rates)
+    assert few.seconds == few.memory == pytest.approx(2 * 6.946e9 / 4.8e12, rel=1e-3)
+    assert many.seconds == many.compute
+    assert data_sheet("NVIDIA L4") is not data_sheet("NVIDIA L40S")
+    assert data_sheet("cpu") is None
+
+
+def test_weights_are_shared_and_those_of_others_rounded() -> None:
+    weights = random_weights(TINY, torch.device("cpu"), torch.float32)
+    model = qwen3(TINY, weights, "sdpa")
+    assert model.layers[0].self_attn.q_proj.weight.data_ptr() == weights.layers[0].qkv.data_ptr()
+    assert in_dtype(weights, torch.bfloat16).layers[1].down.dtype == torch.bfloat16
+
+
+def run(monkeypatch: pytest.MonkeyPatch, module: object, out: Path, *arguments: str) -> dict[str, object]:
+    monkeypatch.setattr(
+        sys, "argv", ["bench_engine.py", "--size", "0.6B", "--device", "cpu", *arguments, "--out", str(out)]
+    )
+    for owner in (bench_engine, profile_engine):
+        monkeypatch.setattr(owner, "QWEN3_EMBEDDING", {"0.6B": TINY})
+    module.main()  # type: ignore[attr-defined]
+    report: dict[str, object] = json.loads(out.read_text())
+    return report
+
+
+def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = (
+        "--dtypes",
+        "float32",
+        "bfloat16",
+        "--lengths",
+        "16",
+        "--batch-sizes",
+        "4",
+        "--seconds",
+        "0.01",
+        "--rounds",
+        "2",
+    )
+    rates = {"best": 5e9, "squares": {"64": 5e9}, "model": {"32": 4e9}}
+    monkeypatch.setattr(bench_engine, "product_rates", lambda *arguments: rates)
+    monkeypatch.setattr(bench_engine, "copy_rate", lambda *arguments: 1e10)
+    report = run(monkeypatch, bench_engine, tmp_path / "r.json", *few)
+    cases = {case["name"]: case for case in report["cases"]}  # type: ignore[attr-defined]
+    assert set(cases) == {"16", "mix", "queries"}
+    rows = {row["name"]: row for row in cases["mix"]["results"]}
+    names = ["ours float32", "ours bfloat16", "transformers", "sentence-transformers", "products"]
+    assert list(rows) == names
+    assert all(len(row["seconds"]) == 2 for row in rows.values())
+    assert rows["sentence-transformers"]["lowest_cosine"] > 0.99999
+    assert 0.999 < rows["ours bfloat16"]["lowest_cosine"] < 1
+    assert rows["ours float32"]["over_floor"]["median"] > 0
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in names)
+
+
+def test_ceilings_come_from_the_fastest_call_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtest.engine_ceilings._SQUARES", {"cpu": (64,)})
+    monkeypatch.setattr("loadtest.engine_ceilings._COPY_BYTES", {"cpu": 4096})
+    cpu = torch.device("cpu")
+    for dtype in ("float32", "bfloat16", "int8"):
+        rates = product_rates(TINY, cpu, dtype, (32,), seconds=0.0)
+        assert rates["best"] >= max(*rates["squares"].values(), *rates["model"].values()) > 0
+        assert set(rates["calls"].values()) <= set(PRODUCTS[dtype])
+    assert copy_rate(cpu, 0.0) > 0
+    monkeypatch.setitem(PRODUCTS, "int8", {})
+    with pytest.raises(RuntimeError, match="no int8 product runs on cpu"):
+        product_rates(TINY, cpu, "int8", (32,), seconds=0.0)
+
+
+def test_parity_is_checked_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*arguments: object) -> object:
+        engine = ours(*arguments)  # type: ignore[arg-type]
+        encode = engine.encode
+        engine.encode = lambda ids: encode(ids) + np.float32(1e-3)  # type: ignore[method-assign]
+        return engine
+
+    monkeypatch.setattr(bench_engine, "ours", broken)
+    with pytest.raises(SystemExit, match="differ from transformers"):
+        run(monkeypatch, bench_engine, tmp_path / "r.json")
+
+
+def test_the_profile_has_every_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = run(monkeypatch, profile_engine, tmp_path / "r.json", "--dtypes", "float32", "--tokens", "200")
+    parts = report["seconds"]["float32"]  # type: ignore[index]
+    wanted = {"products", "norms", "head norms and rotation", "SiLU and gate", "attention", "tokenizing"}
+    assert wanted < set(parts)
+    assert all(seconds > 0 for seconds in parts.values())
