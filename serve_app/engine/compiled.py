@@ -103,7 +103,7 @@ def _compare(found: Elementwise, expected: Elementwise, tokens: int, device: tor
         turned, keys = heads.clone(), heads.clone()
         each.turn_(turned[:, :6], head_weights, 1e-6, cos, sin)
         each.turn_(keys[:, 6:], head_weights[0], 1e-6, cos, sin)
-        pooled = x.float()  # as at the end of a pass
+        pooled = x.float().clone()  # as at the end of a pass
         each.norm(pooled, weight.float(), 1e-6, out=pooled)
         into = each.norm(x, weight, 1e-6, out=torch.empty_like(x))
         results.append((turned, keys, pooled, into, each.gate(gate_up.clone(), out=torch.empty_like(gate_up[:, :48]))))

@@ -14,6 +14,7 @@ from serve_app.engine import floor, golden
 from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.device import pick_device
 from serve_app.engine.graphs import Graphs
+from serve_app.engine.memory import largest_that_fits
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.engine.precision import Precision, cpu_advice, pick_precision
@@ -32,7 +33,6 @@ _CPU_BATCH_TOKENS = 2048
 _CUDA_BATCH_TOKENS = 16384
 _CPU_PREFIX_MB = 128
 CUDA_PREFIX_MB = 256
-_SMALLEST_BATCH = 256
 _TOLERANCE = {"float32": 3e-3, "bfloat16": 1e-2}
 _QUANTISED_TOLERANCE = 3e-2
 
@@ -210,21 +210,9 @@ class Engine:
         if self.prefixes.capacity:
             self._forward([ids[:8], ids[:8]], [self.model.prefix(ids[:8]), None]).cpu()
         if self.device.type == "cuda":
-            self._run_largest(ids)
+            self.max_batch_tokens = largest_that_fits(lambda tokens: self.encode([ids[:tokens]]), self.max_batch_tokens)
         if self._graphs is not None:
             self._graphs.prepare()
-
-    def _run_largest(self, ids: TokenIds) -> None:
-        while True:
-            try:
-                self.encode([ids[: self.max_batch_tokens]])
-                return
-            except torch.OutOfMemoryError:
-                if self.max_batch_tokens <= _SMALLEST_BATCH:
-                    raise
-            torch.cuda.empty_cache()
-            self.max_batch_tokens //= 2
-            log.warning("The device's memory holds batches of %d tokens only", self.max_batch_tokens)
 
     def _check(self, index: int, ids: TokenIds) -> None:
         limit = self.config.max_position_embeddings
