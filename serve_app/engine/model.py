@@ -59,7 +59,7 @@ class Model:
         self.dtype = weights.norm.dtype
         self.embedding = weights.embedding
         self._norm = weights.norm.float()
-        self._elementwise: Elementwise = pick_elementwise(self.device)
+        self._elementwise: Elementwise = pick_elementwise(self.device, self.dtype)
         self._rotary = RotaryTable(config, self.device, self.dtype)
         self.attention, self.goes_on = pick_attention(config, self.device, self.dtype)
         self.part_tokens: int | None = part_tokens or default_part_tokens(self.device)
