@@ -74,8 +74,7 @@ def mark(engine: Engine) -> None:
     model = engine.model
     model._elementwise = Marked(model._elementwise, PARTS)
     model.attention = Marked(model.attention, ATTENTION)
-    model._layers = [_marked(layer) for layer in model._layers]
-    model._last = _marked(model._last)
+    model._layers.change(_marked)
 
 
 def _marked(layer: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,6 +106,11 @@ class Layers:
     def last(self) -> LastLayer:
         """To be asked for after the first ones."""
         return LastLayer.of(self._weights[-1], self._config, self._project)
+
+    def change(self, change: Callable[[Any], Any]) -> None:
+        """Put what `change` makes of each layer in its place, for measuring."""
+        self._kept = [change(layer) for layer in self.first]
+        self.last = change(self.last)
 
     def _made(self) -> Iterator[Layer]:
         for index in range(len(self._weights) - 1):
