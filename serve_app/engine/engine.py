@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from serve_app.engine import floor, golden
+from serve_app.engine import floor, golden, heap
 from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.device import pick_device
 from serve_app.engine.graphs import Graphs
@@ -129,6 +129,7 @@ class Engine:
             log.info("%s in %s: %s", checkpoint.name, precision.name, engine.fidelity)
         if verify and golden.verify(checkpoint, engine.encode, _TOLERANCE.get(precision.name, _QUANTISED_TOLERANCE)):
             log.info("%s gives its published scores", checkpoint.name)
+        heap.trim()
         return engine
 
     @classmethod
