@@ -12,7 +12,7 @@ GATEWAYS ?= 1
 SERVE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help prometheus setup setup-dev serve test check format bench chaos load soak clean
+.PHONY: help prometheus setup setup-dev serve test check format bench roofline chaos load soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,7 +66,8 @@ format: setup-dev ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 
 bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens of minutes; wants an idle machine)
-	$(BIN)/python -m loadtest.bench_engine --out loadtest/results/engine.json
+	$(BIN)/python -m loadtest.bench_engine --lengths 16 128 512 --seconds 4 --out loadtest/results/engine_short.json
+	$(BIN)/python -m loadtest.bench_engine --case queries --out loadtest/results/engine_queries.json
 	$(BIN)/python -m loadtest.bench_metrics --out loadtest/results/metrics.json
 	$(BIN)/python -m loadtest.bench_http --out loadtest/results/http.json
 	$(BIN)/python -m loadtest.bench_scaling --out loadtest/results/scaling.json
@@ -74,6 +75,13 @@ bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens o
 	$(BIN)/python -m loadtest.bench_routing --replicas 16 --tokens-per-second 10000 --rounds 3 --out loadtest/results/routing_16.json
 	$(BIN)/python -m loadtest.bench_overload --out loadtest/results/overload.json
 	$(BIN)/python -m loadtest.bench_overload --retries --times 3 --rounds 1 --out loadtest/results/overload_retries.json
+
+ROOFLINE_DTYPES ?= float32 bfloat16 int8
+roofline: setup-dev ## measure the engine in ROOFLINE_DTYPES against all others and the device's ceilings; rewrites loadtest/ROOFLINE.md
+	$(BIN)/python -m loadtest.bench_engine --dtypes $(ROOFLINE_DTYPES) --out loadtest/results/engine.json
+	$(BIN)/python -m loadtest.profile_engine --dtypes $(ROOFLINE_DTYPES) --out loadtest/results/engine_profile.json
+	$(BIN)/python -m loadtest.engine_roofline --measured loadtest/results/engine.json \
+		--profile loadtest/results/engine_profile.json --into loadtest/ROOFLINE.md
 
 chaos: setup-dev ## kill and pause parts of a cluster under load for CHAOS_MINUTES (default 10), every reply checked
 	$(BIN)/python -m loadtest.chaos --minutes $(or $(CHAOS_MINUTES),10) --seed $(or $(CHAOS_SEED),1) --out loadtest/results/chaos.json

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from loadtest.bench_report import describe_run, summarize
 from serve_app.engine.engine import Engine
@@ -72,7 +71,7 @@ def measure_queries(
     engines["reuse on"].encode(ids)  # finds the prefixes
     found, _, reused = engines["reuse on"].encode_checked(ids)
     cosine = float((found * expected).sum(axis=1).min())
-    if not cosine > (0.9999 if engine.dtype == torch.float32 else 0.99):
+    if not cosine > (0.9999 if engine.precision.name == "float32" else 0.99):
         raise SystemExit(f"reuse changes the vectors: lowest cosine {cosine}")
 
     def run(contestant: Engine, texts: list[str]) -> None:

@@ -1,8 +1,10 @@
-"""The tables of loadtest/ROOFLINE.md that follow from shapes, data sheets and measured ceilings.
+r"""The tables of loadtest/ROOFLINE.md that follow from shapes, data sheets and measured ceilings.
 
-python -m loadtest.engine_roofline --measured loadtest/results/engine.json
+python -m loadtest.engine_roofline --measured loadtest/results/engine.json --profile loadtest/results/engine_profile.json \\
+    --into loadtest/ROOFLINE.md
 
-`--measured` is a report of `loadtest.bench_engine`, whose ceilings stand for that machine.
+`--measured` is a report of `loadtest.bench_engine`, whose ceilings stand for that machine; `--profile` one of
+`loadtest.profile_engine`. With `--into` each table takes the place of the one between its marks in that page.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 
 from loadtest.engine_datasheets import DATA_SHEETS
 from loadtest.engine_floor import BYTES, Floor, floor_of
+from loadtest.engine_table import shares
+from loadtest.engine_table import table as engine_table
 from serve_app.engine.model_config import QWEN3_EMBEDDING
 
 LENGTHS = (16, 128, 512, 2048, 8192, 32768)
@@ -92,15 +96,43 @@ def gap(measured: dict[str, Any]) -> Iterator[str]:
                 yield f"| {shown} | {cells} | {row['mfu_of_ceiling']['median']:.0%} |"
 
 
+def put(page: str, name: str, table: str) -> str:
+    """`page` with this table between the marks of that name. Raises `ValueError` if it has none."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"the page has no single {begin.strip()} … {end}")
+    return page[: page.index(begin) + len(begin)] + table + "\n" + page[page.index(end) :]
+
+
+def read(file: Path | None) -> dict[str, Any] | None:
+    """A JSON report, if there is one."""
+    return json.loads(file.read_text(encoding="utf-8")) if file else None
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Tables of work and floor times.")
     parser.add_argument("--measured", type=Path, help="a report of loadtest.bench_engine")
-    file = parser.parse_args().measured
-    measured = json.loads(file.read_text(encoding="utf-8")) if file else None
+    parser.add_argument("--profile", type=Path, help="a report of loadtest.profile_engine")
+    parser.add_argument("--into", type=Path, help="a page whose tables to replace")
+    options = parser.parse_args()
+    measured, profiled = read(options.measured), read(options.profile)
     known = devices(measured)
-    for lines in (work(), floors(known), balance(known), *([gap(measured)] if measured else [])):
-        print("\n".join(lines), end="\n\n")
+    tables = {"work": "\n".join(work()), "floors": "\n".join(floors(known)), "balance": "\n".join(balance(known))}
+    if measured:
+        tables["measured"] = engine_table(measured)
+        tables["gap"] = "\n".join(gap(measured))
+    if profiled:
+        tables["profile"] = "\n\n".join(
+            [f"`{profiled['command']}`, revision `{profiled['git'][:9]}`.", shares(profiled["seconds"])]
+        )
+    for name, table in tables.items():
+        print(f"{name}\n\n{table}\n")
+    if options.into:
+        page = options.into.read_text(encoding="utf-8")
+        for name, table in tables.items():
+            page = put(page, name, table)
+        options.into.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

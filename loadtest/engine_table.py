@@ -1,4 +1,4 @@
-"""The report of `loadtest.bench_engine` as Markdown."""
+"""The reports of `loadtest.bench_engine` and `loadtest.profile_engine` as Markdown."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def table(report: dict[str, Any]) -> str:
         f"Peak memory: {', '.join(f'{name} {peak / 2**20:,.0f} MiB' for name, peak in report['memory'].items())}.",
     ]
     lines += [f"Left out: {length} tokens, {why}." for length, why in report["left_out"].items()]
+    return "\n".join(lines)
+
+
+def shares(profiles: dict[str, dict[str, float]]) -> str:
+    """Shares of the time, as Markdown; the largest of the first column first."""
+    first = next(iter(profiles.values()))
+    lines = [f"| part | {' | '.join(profiles)} |", f"|---|{'---|' * len(profiles)}"]
+    for part in sorted(first, key=lambda part: -first[part]):
+        shares = [f"{parts[part] / sum(parts.values()):.1%}" for parts in profiles.values()]
+        lines.append(f"| {part} | {' | '.join(shares)} |")
+    lines.append(f"| seconds | {' | '.join(f'{sum(parts.values()):.3g}' for parts in profiles.values())} |")
     return "\n".join(lines)
 
 

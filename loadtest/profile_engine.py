@@ -27,6 +27,7 @@ from loadtest.bench_report import describe_run, write_json
 from loadtest.engine_cases import Cases
 from loadtest.engine_ceilings import synchronize
 from loadtest.engine_contestants import ours
+from loadtest.engine_table import shares
 from serve_app.engine.demo import demo_checkpoint
 from serve_app.engine.device import pick_device
 from serve_app.engine.engine import Engine
@@ -71,10 +72,9 @@ def recorded(call: Callable[..., Any], part: str) -> Callable[..., Any]:
 def mark(engine: Engine) -> None:
     """Have every part of the engine's model recorded."""
     model = engine.model
-    model._parts = Marked(model._parts, PARTS)
-    model._attention = Marked(model._attention, ATTENTION)
-    model._layers = [_marked(layer) for layer in model._layers]
-    model._last = _marked(model._last)
+    model._elementwise = Marked(model._elementwise, PARTS)
+    model.attention = Marked(model.attention, ATTENTION)
+    model._layers.change(_marked)
 
 
 def _marked(layer: Any) -> Any:
@@ -92,7 +92,7 @@ def one_round(engine: Engine, tokenizer: Tokenizer, texts: list[str]) -> dict[st
     begin = time.perf_counter()
     ids = tokenizer.encode_batch(texts)
     tokenized = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         synchronize(engine.device)
         started = time.perf_counter()
         engine.encode(ids)
@@ -121,17 +121,6 @@ def profile_dtype(options: argparse.Namespace, dtype: str, tokenizer: Tokenizer)
     return {part: median(one[part] for one in rounds) for part in rounds[0]}
 
 
-def table(profiles: dict[str, dict[str, float]]) -> str:
-    """Shares of the time, as Markdown; the largest of the first column first."""
-    first = next(iter(profiles.values()))
-    lines = [f"| part | {' | '.join(profiles)} |", f"|---|{'---|' * len(profiles)}"]
-    for part in sorted(first, key=lambda part: -first[part]):
-        shares = [f"{parts[part] / sum(parts.values()):.1%}" for parts in profiles.values()]
-        lines.append(f"| {part} | {' | '.join(shares)} |")
-    lines.append(f"| seconds | {' | '.join(f'{sum(parts.values()):.3g}' for parts in profiles.values())} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="The engine's time by part.")
@@ -152,7 +141,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     tokenizer = Tokenizer.read(demo_checkpoint())
     profiles = {dtype: profile_dtype(options, dtype, tokenizer) for dtype in options.dtypes}
-    print(table(profiles))
+    print(shares(profiles))
     write_json({**describe_run(pick_device(options.device)), "options": vars(options), "seconds": profiles}, out)
 
 

@@ -103,7 +103,7 @@ def test_what_was_answered_is_kept() -> None:
         assert gateway.loop.time() == begin
         assert right(await gateway.embed(A, C), A, C)
         assert gateway.source.sent == [[1, 2], [3]]
-        assert gateway.kept == [(2, 0), (2, 2), (2, 1)]
+        assert gateway.kept == [(2, 0), (3, 3), (2, 1)]
         assert gateway.spared == [11, 3]
         gateway.answers.resize(0)
         assert gateway.answers.kept_bytes == 0
@@ -133,8 +133,13 @@ def test_the_same_token_ids_are_told_apart_by_tenant_and_length() -> None:
         tasks += [gateway.embed((4, 1)), gateway.embed((2, 1), (1, 1))]
         await asyncio.gather(*tasks)
         assert gateway.source.sent == [[1], [1], [1], [1], [1, 1]]
-        await gateway.embed(A, tenant="c")
-        assert len(gateway.source.sent) == 6
+        # Ids that are a tenant's name and its end, as bytes, before those of another input.
+        name = np.frombuffer(b"abc\0", np.int32)
+        await gateway.embed(A, tenant="abc")
+        await gateway.answers.embed([np.concatenate([name, tokens(*A)])])
+        assert gateway.source.sent[5:] == [[1], [int(name[0])]]
+        await gateway.embed(A, tenant="abc")
+        assert len(gateway.source.sent) == 7
 
     run(main())
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from loadtest import bench_engine, profile_engine
+from loadtest import bench_engine, engine_roofline, profile_engine
 from loadtest.engine_cases import Cases
 from loadtest.engine_ceilings import copy_rate, layer_shapes, product_rates
 from loadtest.engine_contestants import in_dtype, ours, qwen3
@@ -135,6 +135,22 @@ def test_parity_is_checked_before_anything_is_measured(monkeypatch: pytest.Monke
     monkeypatch.setattr(bench_engine, "ours", broken)
     with pytest.raises(SystemExit, match="differ from transformers"):
         run(monkeypatch, bench_engine, tmp_path / "r.json")
+
+
+def test_the_page_is_rewritten_between_its_marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text((Path(bench_engine.__file__).parent / "ROOFLINE.md").read_text())
+    words = [line for line in page.read_text().splitlines() if line and not line.startswith(("|", "`"))]
+    monkeypatch.setattr(sys, "argv", ["engine_roofline", "--into", str(page)])
+    engine_roofline.main()
+    written = page.read_text()
+    assert "| 8B | 13.9 |" in written
+    assert "| L4, data sheet | fp8 | 4B |" in written
+    assert [line for line in written.splitlines() if line and not line.startswith(("|", "`"))] == words
+    engine_roofline.main()
+    assert page.read_text() == written
+    with pytest.raises(ValueError, match="no single <!-- none -->"):
+        engine_roofline.put(written, "none", "")
 
 
 def test_the_profile_has_every_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

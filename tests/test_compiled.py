@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from serve_app.engine import elementwise
 from serve_app.engine.compiled import CompiledElementwise, compiled_elementwise
 from serve_app.engine.elementwise import TorchElementwise, pick_elementwise
 
@@ -20,20 +19,36 @@ def as_it_is(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def test_they_compute_what_torchs_own_calls_do() -> None:
-    assert isinstance(compiled_elementwise(CPU, as_it_is), CompiledElementwise)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_they_compute_what_torchs_own_calls_do(dtype: torch.dtype) -> None:
+    assert isinstance(compiled_elementwise(CPU, dtype, as_it_is), CompiledElementwise)
 
 
-def test_torch_can_trace_them_for_any_number_of_tokens() -> None:
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(error_on_recompile=False, recompile_limit=8, fail_on_recompile_limit_hit=True):
-        traced = partial(torch.compile, dynamic=True, fullgraph=True, backend="aot_eager")
-        compiled = compiled_elementwise(CPU, traced)
-        assert isinstance(compiled, CompiledElementwise)
-        for tokens in (2, 5, 9, 17, 33, 100, 1000, 1001, 1002, 1003):
-            x = torch.randn(tokens, 64)
-            expected = TorchElementwise().norm(x, torch.ones(64), 1e-6, torch.empty_like(x))
-            assert torch.allclose(compiled.norm(x, torch.ones(64), 1e-6, torch.empty_like(x)), expected, atol=1e-5)
+@torch.inference_mode()
+def test_new_numbers_of_tokens_compile_nothing_new() -> None:
+    graphs = []
+
+    def backend(graph: Any, examples: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = compiled_elementwise(CPU, torch.float32, partial(torch.compile, dynamic=True, backend=backend))
+    assert isinstance(compiled, CompiledElementwise)
+
+    def run(tokens: int) -> None:
+        x, heads = torch.randn(tokens, 128), torch.randn(tokens, 12, 32)
+        expected = TorchElementwise().norm(x, torch.ones(128), 1e-6, torch.empty_like(x))
+        assert torch.allclose(compiled.norm(x, torch.ones(128), 1e-6, torch.empty_like(x)), expected, atol=1e-5)
+        compiled.turn_(heads[:, :8], torch.ones(8, 32), 1e-6, *torch.randn(2, tokens, 1, 16))
+        compiled.gate(torch.randn(tokens, 256), torch.empty(tokens, 128))
+
+    for tokens in (1, 169):  # as warming up does
+        run(tokens)
+    kinds = len(graphs)
+    assert kinds >= 3
+    for tokens in (1, 2, 5, 17, 70, 1001):
+        run(tokens)
+    assert len(graphs) == kinds
 
 
 def wrong(function: Callable[..., None]) -> Callable[..., None]:
@@ -53,11 +68,11 @@ def missing(function: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.mark.parametrize(("compiler", "said"), [(wrong, "off by"), (missing, "ImportError: no triton")])
 def test_where_they_fail_torchs_own_calls_are_used(caplog: pytest.LogCaptureFixture, compiler: Any, said: str) -> None:
-    assert isinstance(compiled_elementwise(CPU, compiler), TorchElementwise)
+    assert isinstance(compiled_elementwise(CPU, torch.float32, compiler), TorchElementwise)
     assert [said in record.message and "\n" not in record.message for record in caplog.records] == [True]
 
 
 def test_cuda_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.engine.compiled.compiled_elementwise", lambda device: (device.type, "compiled"))
-    assert pick_elementwise(torch.device("cuda")) == ("cuda", "compiled")
-    assert elementwise.pick_elementwise(CPU) != ("cpu", "compiled")
+    monkeypatch.setattr("serve_app.engine.compiled.compiled_elementwise", lambda device, dtype: (device.type, dtype))
+    assert pick_elementwise(torch.device("cuda"), torch.bfloat16) == ("cuda", torch.bfloat16)
+    assert not isinstance(pick_elementwise(CPU), tuple)

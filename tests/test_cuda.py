@@ -117,6 +117,6 @@ def test_fp8_is_near_float32() -> None:
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("needs Ada, Hopper or newer")
     ids = random_ids([1, 5, 40, 130], SHAPES["demo"].vocab_size)
-    low = Engine.load(str(checkpoint()), device="cuda", dtype="fp8")
+    low = Engine.load(str(checkpoint()), device="cuda", dtype="fp8", verify=False)
     low.warmup()
     assert least_cosine(low.encode(ids), Engine.load(str(checkpoint()), device="cpu").encode(ids)) >= 0.99

@@ -114,18 +114,6 @@ def test_vectors_are_normalised() -> None:
     assert np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
 
 
-def test_warmup_finds_a_batch_that_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Engine.load(str(checkpoint()), device="cpu", max_batch_tokens=2000)
-
-    def encode(ids: list[TokenIds]) -> None:
-        if len(ids[0]) > 600:
-            raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(small, "encode", encode)
-    small._run_largest(np.zeros(4000, np.int32))
-    assert small.max_batch_tokens == 500
-
-
 def test_bfloat16_is_near_float32() -> None:
     ids = random_ids(LENGTHS, 1280)
     low = Engine.load(str(checkpoint()), device="cpu", dtype="bfloat16")

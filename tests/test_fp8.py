@@ -12,7 +12,7 @@ from serve_app.engine.engine import Engine
 from serve_app.engine.fp8 import Fp8, disagreement, fp8_projections, quantise_rows
 from serve_app.engine.model import Model
 from serve_app.engine.random_weights import random_weights
-from serve_app.errors import EngineError
+from serve_app.errors import CheckpointError, EngineError
 from tests.checkpoints import SHAPES, checkpoint, random_ids
 
 CPU = torch.device("cpu")
@@ -104,7 +104,10 @@ def test_it_is_refused_where_it_does_not_run(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_setting_reaches_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "fp8_projections", lambda _: Fp8)
-    low = Engine.load(str(checkpoint()), device="cpu", dtype="fp8")
+    # Three bits of mantissa are too few for some texts under random weights.
+    with pytest.raises(CheckpointError, match="dtype=fp8"):
+        Engine.load(str(checkpoint()), device="cpu", dtype="fp8")
+    low = Engine.load(str(checkpoint()), device="cpu", dtype="fp8", verify=False)
     assert low.dtype == torch.bfloat16
     ids = random_ids([1, 5, 40, 130], SHAPES["demo"].vocab_size)
     cosines = (low.encode(ids) * Engine.load(str(checkpoint()), device="cpu").encode(ids)).sum(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from serve_app.engine import cpu, floor
 from serve_app.engine.engine import Engine
 from serve_app.engine.floor_texts import TEXTS
-from serve_app.engine.int8 import Int8, quantise_rows
+from serve_app.engine.int8 import Int8
+from serve_app.engine.int8_rows import NativeRows, Rows, TorchRows, pick_rows
 from serve_app.engine.model import Model
 from serve_app.engine.precision import Precision
 from serve_app.engine.random_weights import random_weights
@@ -25,6 +27,15 @@ CPU = torch.device("cpu")
 LENGTHS = [1, 2, 3, 7, 16, 17, 17, 64, 255, 600]
 DTYPES = [torch.float32, torch.bfloat16]
 
+
+def native() -> Rows:
+    rows = pick_rows()
+    if not isinstance(rows, NativeRows):
+        pytest.skip("needs a C++ compiler")
+    return rows
+
+
+KINDS = [TorchRows, native]
 needs_int8 = pytest.mark.skipif(not cpu.multiplies_int8(), reason="needs a CPU with AVX512-VNNI or AMX")
 
 
@@ -41,26 +52,60 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> to
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def quantise(rows: Rows, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    out = torch.empty(x.shape, dtype=torch.int8)
+    return out, rows.quantise(x, out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_come_back_within_half_a_step(dtype: torch.dtype) -> None:
-    x = normal(200, 64, dtype=dtype) * torch.logspace(-6, 6, 200).unsqueeze(1).to(dtype)
+def test_rows_come_back_within_half_a_step(kind: Callable[[], Rows], dtype: torch.dtype) -> None:
+    x = normal(200, 67, dtype=dtype) * torch.logspace(-6, 6, 200).unsqueeze(1).to(dtype)
     x[5] = 0
-    quantised, scale = quantise_rows(x)
-    assert quantised.dtype == torch.int8
+    quantised, scale = quantise(kind(), x)
     assert scale.shape == (200, 1)
-    assert scale.dtype == dtype
     assert (quantised[5] == 0).all()
-    rounding = 0.51 if dtype == torch.float32 else 0.76  # bfloat16 rounds the quotient too
+    rounding = 0.51 if dtype == torch.float32 else 0.76  # torch's calls round the quotient to bfloat16 too
     assert ((quantised.float() * scale.float() - x.float()).abs() <= rounding * scale.float()).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_no_largest_value_turns_round(dtype: torch.dtype) -> None:
+def test_no_largest_value_turns_round(kind: Callable[[], Rows], dtype: torch.dtype) -> None:
     """127 and a half, rounded to bfloat16 on the way, would be 128 and so -128."""
     x = torch.linspace(1, 2, 5000).unsqueeze(1).to(dtype)
-    quantised, _ = quantise_rows(torch.cat([x, -x], dim=1))
+    quantised, _ = quantise(kind(), torch.cat([x, -x], dim=1))
     assert (quantised[:, 0] > 120).all()
     assert (quantised[:, 1] < -120).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so(kind: Callable[[], Rows], dtype: torch.dtype, broken: float) -> None:
+    rows, x = kind(), torch.ones(3, 64, dtype=dtype)
+    x[1, 7] = broken
+    quantised, scales = quantise(rows, x)
+    product = quantised.to(dtype)
+    rows.scale(product, scales, product)
+    assert not product[1].isfinite().any()
+    torch.testing.assert_close(product[[0, 2]].float(), torch.ones(2, 64), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scaling_writes_within_wider_tensors(kind: Callable[[], Rows], dtype: torch.dtype) -> None:
+    rows = kind()
+    _, scales = quantise(rows, normal(40, 16, dtype=dtype))
+    product, wide = normal(40, 96, dtype=dtype, seed=1)[:, :70], normal(40, 96, dtype=dtype, seed=2)
+    exact = product.double() * scales.double()
+    sums = wide.clone()
+    rows.add(product, scales, sums[:, :70])
+    relative = 1e-6 if dtype == torch.float32 else 8e-3
+    torch.testing.assert_close(sums[:, :70].double(), wide[:, :70].double() + exact, rtol=2 * relative, atol=relative)
+    rows.scale(product, scales, sums[:, :70])
+    torch.testing.assert_close(sums[:, :70].double(), exact, rtol=relative, atol=relative)
+    assert torch.equal(sums[:, 70:], wide[:, 70:])
 
 
 @needs_int8
@@ -68,7 +113,7 @@ def test_no_largest_value_turns_round(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 511, 1025])
 def test_products_are_those_of_the_quantised_parts(dtype: torch.dtype, rows: int) -> None:
     weight, x, sums = normal(96, 64, seed=1), normal(rows, 64, dtype=dtype), normal(rows, 96, dtype=dtype, seed=2)
-    (q, q_scale), (w, w_scale) = quantise_rows(x), quantise_rows(weight)
+    (q, q_scale), (w, w_scale) = quantise(pick_rows(), x), quantise(pick_rows(), weight)
     exact = (q.double() @ w.double().t()) * q_scale.double() * w_scale.double().t()
     relative = 1e-6 if dtype == torch.float32 else 8e-3
     product = Int8(weight)
@@ -184,6 +229,14 @@ def test_the_reference_is_the_unquantised_model() -> None:
     ids = random_ids(LENGTHS, SHAPES[shape].vocab_size)
     found = floor.reference_vectors(SHAPES[shape], weights, ids)
     assert np.abs(found - engine(shape).encode(ids)).max() < 1e-5
+
+
+@needs_int8
+def test_without_a_compiler_vectors_are_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.engine.int8.pick_rows", TorchRows)
+    loaded = Engine.load(str(checkpoint()), device="cpu", dtype="int8")
+    ids = random_ids(LENGTHS, 1280)
+    assert cosines(loaded.encode(ids), engine().encode(ids)).min() > 0.995
 
 
 def test_a_precision_of_ones_own_goes_through_the_engine() -> None:

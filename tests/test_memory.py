@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from serve_app.engine.batcher import Batcher, EncodedBatch
-from serve_app.engine.memory import HalvingEncoder
+from serve_app.engine.memory import HalvingEncoder, largest_that_fits
 from serve_app.errors import InputOverMemoryError
 from serve_app.types import TokenIds
 
@@ -130,3 +130,11 @@ async def test_later_batches_keep_to_what_fits() -> None:
     assert second.vectors[:, 0].tolist() == list(range(8))
     assert device.passes == [32, 32]
     await batcher.close()
+
+
+def test_the_largest_batch_that_fits_is_found() -> None:
+    device = SmallDevice(holds=600)
+    assert largest_that_fits(lambda tokens: device.encode(inputs(tokens)), 2000) == 500
+    assert device.passes == [2000, 1000, 500]
+    with pytest.raises(torch.OutOfMemoryError):
+        largest_that_fits(lambda tokens: SmallDevice(holds=10).encode(inputs(tokens)), 2000)

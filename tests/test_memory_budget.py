@@ -39,7 +39,7 @@ def test_the_estimate_is_near_what_is_allocated(
     monkeypatch: pytest.MonkeyPatch, size: str, dtype: torch.dtype, lengths: list[int], part_tokens: int, tmp_path: Path
 ) -> None:
     # As on CUDA; the kernels that may be compiled for a CPU take less.
-    monkeypatch.setattr("serve_app.engine.model.pick_elementwise", lambda _: TorchElementwise())
+    monkeypatch.setattr("serve_app.engine.model.pick_elementwise", lambda *_: TorchElementwise())
     config = SMALL[size]
     model = Model(config, random_weights(config, CPU, dtype), part_tokens=part_tokens)
     needs = activations(

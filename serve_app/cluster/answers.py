@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -16,7 +16,7 @@ from serve_app.cluster.ports import Backlog, Source
 from serve_app.cluster.ticket import Embedded
 from serve_app.cluster.vector_cache import VectorCache
 from serve_app.errors import CrashingInputError, DeadlineExceededError
-from serve_app.types import Priority, TokenIds
+from serve_app.types import Priority, TokenIds, Vectors
 
 # A request waits for one that is larger than itself only up to here, about what is computed in one go in any case.
 SMALL_TOKENS = 1024
@@ -24,14 +24,18 @@ SMALL_TOKENS = 1024
 KEY_BYTES = 16
 
 
+_NONE = np.empty((0, 0), np.float32)
+
+
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """Inputs of one request on their way. `answer` is there once they have `landed`, unless they failed; `crashed` if its only input
-    was found to crash replicas."""
+    """Inputs of one request on their way, `landing` for those who wait. `answer` is there once they have `landed`, unless they failed;
+    `crashed` if its only input was found to crash replicas."""
 
     tokens: int
     priority: int
-    landed: asyncio.Event = field(default_factory=asyncio.Event)
+    landing: asyncio.Event | None = None
+    landed: bool = False
     answer: Embedded | None = None
     crashed: bool = False
 
@@ -66,7 +70,9 @@ class Answers:
         self._cache = VectorCache(hidden_size)
         self._keeps = False
         self._sent: dict[bytes, tuple[_Sent, int]] = {}  # by key, with its row there
-        self._digest = blake2b(f"{model}\0".encode(), digest_size=KEY_BYTES, key=os.urandom(32))
+        self._of_model = blake2b(f"{model}\0".encode(), digest_size=KEY_BYTES, key=os.urandom(32))
+        self._tenant: str | None = None  # the last one
+        self._of_tenant = self._of_model
 
     @property
     def kept_bytes(self) -> int:
@@ -93,22 +99,23 @@ class Answers:
         """As `Dispatcher.embed`; what took no time here has taken none. Nothing is shared between tenants."""
         if not (self.share or self._keeps):
             return await self._source.embed(token_ids, priority=priority, deadline=deadline)
+        keys = self._keys(token_ids, tenant)
+        found, vectors = self._kept(keys)
+        if not found and self._sent.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
+            return await self._send(keys, token_ids, priority, deadline)  # there is nothing to share, as a rule
         asked = self._clock()
-        rows = self._rows(token_ids, tenant)
-        missing = list(rows)
-        n = len(token_ids)
+        rows: dict[bytes, list[int]] = {}
+        for row, key in enumerate(keys):
+            rows.setdefault(key, []).append(row)
+        n = len(keys)
         answer = Embedded(
             np.empty((n, self._hidden_size), np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
         )
-        if self._keeps:
-            found, vectors = self._cache.find(missing)
-            self._on_kept(len(missing), len(found))
-            for place, vector in zip(found, vectors, strict=True):
-                answer.vectors[rows[missing[place]]] = vector
-            kept = set(found)
-            missing = [key for place, key in enumerate(missing) if place not in kept]
-        tokens = sum(map(len, token_ids))
-        spared = tokens
+        if found:
+            answer.vectors[found] = vectors
+        kept = set(found)
+        missing = [key for key, its in rows.items() if its[0] not in kept]
+        tokens = spared = sum(map(len, token_ids))
         while missing:
             others = {key: other for key in missing if (other := self._other(key, tokens, priority)) is not None}
             own = [key for key in missing if key not in others]
@@ -118,16 +125,14 @@ class Answers:
                     embedded = await self._send(own, inputs, priority, deadline)
                 except CrashingInputError as error:
                     raise CrashingInputError(rows[own[error.row]][0]) from error
-                if len(own) == n:
-                    return embedded
                 spared -= sum(map(len, inputs))
                 for row, key in enumerate(own):
-                    self._fill(answer, rows[key], embedded, row)
+                    _fill(answer, rows[key], embedded, row)
             missing = []
             for key, (sent, row) in others.items():
                 await self._landing(sent, deadline)
                 if sent.answer is not None:
-                    self._fill(answer, rows[key], sent.answer, row, self._clock() - asked)
+                    _fill(answer, rows[key], sent.answer, row, self._clock() - asked)
                 elif sent.crashed:
                     raise CrashingInputError(rows[key][0])
                 else:
@@ -135,16 +140,24 @@ class Answers:
         self._on_spared(spared)
         return answer
 
-    def _rows(self, token_ids: Sequence[TokenIds], tenant: str) -> dict[bytes, list[int]]:
-        """The inputs' keys, each with the rows that have it."""
-        of_tenant = self._digest.copy()
-        of_tenant.update(f"{tenant}\0".encode())
-        rows: dict[bytes, list[int]] = {}
-        for row, ids in enumerate(token_ids):
-            digest = of_tenant.copy()
-            digest.update(np.ascontiguousarray(ids, np.int32).data)
-            rows.setdefault(digest.digest(), []).append(row)
-        return rows
+    def _keys(self, token_ids: Sequence[TokenIds], tenant: str) -> list[bytes]:
+        if tenant != self._tenant:
+            self._tenant, self._of_tenant = tenant, self._of_model.copy()
+            self._of_tenant.update(f"{tenant}\0".encode())
+        keys = []
+        for ids in token_ids:
+            digest = self._of_tenant.copy()
+            digest.update(ids.astype(np.int32, copy=False).tobytes())
+            keys.append(digest.digest())
+        return keys
+
+    def _kept(self, keys: Sequence[bytes]) -> tuple[list[int], Vectors]:
+        """The rows whose vectors are kept, and those vectors."""
+        if not self._keeps:
+            return [], _NONE
+        found, vectors = self._cache.find(keys)
+        self._on_kept(len(keys), len(found))
+        return found, vectors
 
     def _other(self, key: bytes, tokens: int, priority: Priority) -> tuple[_Sent, int] | None:
         """Where an input is on its way already, if waiting for that is no worse than sending it in a request of so many tokens."""
@@ -167,25 +180,31 @@ class Answers:
         finally:
             for key in keys:
                 # A smaller or more urgent request may have sent it too, after this one.
-                if self._sent.get(key, (None,))[0] is sent:
+                found = self._sent.get(key)
+                if found is not None and found[0] is sent:
                     del self._sent[key]
-            sent.landed.set()
-        self._cache.keep(keys, answer.vectors)
+            sent.landed = True
+            if sent.landing is not None:
+                sent.landing.set()
+        if self._keeps:
+            self._cache.keep(keys, answer.vectors)
         return answer
 
     async def _landing(self, sent: _Sent, deadline: float) -> None:
-        if sent.landed.is_set():
+        if sent.landed:
             return
+        if sent.landing is None:
+            sent.landing = asyncio.Event()
         try:
             async with asyncio.timeout(None if deadline == math.inf else deadline - self._clock()):
-                await sent.landed.wait()
+                await sent.landing.wait()
         except TimeoutError:
             raise DeadlineExceededError("The deadline passed before the vectors were ready.") from None
 
-    @staticmethod
-    def _fill(answer: Embedded, rows: Iterable[int], other: Embedded, row: int, waited: float = math.inf) -> None:
-        """Copy a row of `other`; one that has `waited` for it can't have been computed for longer."""
-        for own in rows:
-            answer.vectors[own] = other.vectors[row]
-            answer.inference_seconds[own] = min(other.inference_seconds[row], waited)
-            answer.queue_seconds[own] = min(other.queue_seconds[row], waited - answer.inference_seconds[own])
+
+def _fill(answer: Embedded, rows: Iterable[int], other: Embedded, row: int, waited: float = math.inf) -> None:
+    """Copy a row of `other`; one that has `waited` for it can't have been computed for longer."""
+    for own in rows:
+        answer.vectors[own] = other.vectors[row]
+        answer.inference_seconds[own] = min(other.inference_seconds[row], waited)
+        answer.queue_seconds[own] = min(other.queue_seconds[row], waited - answer.inference_seconds[own])

@@ -56,7 +56,7 @@ class VectorCache:
                 self._rows.move_to_end(key)
                 places.append(place)
                 rows.append(row)
-        return places, self._matrix[rows]
+        return places, self._matrix[rows] if rows else self._matrix[:0]
 
     def keep(self, keys: Sequence[bytes], vectors: Vectors) -> None:
         """Keep `vectors[i]` for `keys[i]`; one that has a vector keeps that."""

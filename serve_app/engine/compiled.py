@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from serve_app.engine.elementwise import Elementwise, TorchElementwise
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = {torch.bfloat16: 0.05, torch.float32: 1e-4}  # of values that are 4 or so at most
+_KINDS = 64
 
 Compiler = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -25,7 +27,7 @@ class CompiledElementwise:
 
     def __init__(self, compiler: Compiler | None = None) -> None:
         """`compiler` is torch's own, if nothing else is given."""
-        compiler = compiler or partial(torch.compile, dynamic=True, fullgraph=True)
+        compiler = compiler or partial(torch.compile, dynamic=True)
         self._norm: Any = compiler(_norm)
         self._turn: Any = compiler(_turn)
         self._gate: Any = compiler(_gate)
@@ -45,19 +47,27 @@ class CompiledElementwise:
         return out
 
 
-def compiled_elementwise(device: torch.device, compiler: Compiler | None = None) -> Elementwise:
-    """Compiled kernels, where torch can compile them for `device` and they compute what its own calls do; else those."""
+def compiled_elementwise(device: torch.device, dtype: torch.dtype, compiler: Compiler | None = None) -> Elementwise:
+    """Compiled kernels, where torch can compile them for `device` and they compute what its own calls do in `dtype`; else those."""
     plain = TorchElementwise()
     try:
+        _allow_kinds()
         compiled = CompiledElementwise(compiler)
-        for dtype in _TOLERANCE:
-            for tokens in (1, 3, 70):
-                _compare(compiled, plain, tokens, device, dtype)
+        for tokens in (1, 70):
+            _compare(compiled, plain, tokens, device, dtype)
     except Exception as error:  # the compiler raises what it likes
         reason = str(error).strip().partition("\n")[0][:200]
         logger.warning("Norms, rotation and gate aren't compiled on %s: %s: %s", device, type(error).__name__, reason)
         return plain
     return compiled
+
+
+def _allow_kinds() -> None:
+    """Let torch compile for more kinds of arguments than it does as a rule; beyond its limit it computes without compiling."""
+    settings = torch._dynamo.config
+    for name in ("recompile_limit", "cache_size_limit"):  # in newer releases, in older ones
+        if hasattr(settings, name):
+            setattr(settings, name, max(_KINDS, getattr(settings, name)))
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
@@ -82,24 +92,22 @@ def _gate(gate_up: Tensor, out: Tensor) -> None:
 def _compare(found: Elementwise, expected: Elementwise, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
     """Raises `RuntimeError` if two implementations differ on seeded values, laid out as the model has them."""
     generator = torch.Generator().manual_seed(tokens)
+    # No two sizes are equal: what torch sees equal at first, it compiles for as equal.
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
-    x, weight, head_weights = normal(tokens, 64), normal(64), normal(6, 16)
-    heads, cos, sin, gate_up = normal(tokens, 8, 16), normal(tokens, 1, 8), normal(tokens, 1, 8), normal(tokens, 96)
+    x, weight, head_weights = normal(tokens, 64), normal(64), normal(6, 20)
+    heads, cos, sin, gate_up = normal(tokens, 8, 20), normal(tokens, 1, 10), normal(tokens, 1, 10), normal(tokens, 96)
     results = []
     for each in (found, expected):
         turned, keys = heads.clone(), heads.clone()
         each.turn_(turned[:, :6], head_weights, 1e-6, cos, sin)
         each.turn_(keys[:, 6:], head_weights[0], 1e-6, cos, sin)
-        in_place = x.clone()
-        each.norm(in_place, weight, 1e-6, out=in_place)
-        into = torch.empty_like(x)
-        each.norm(x, weight, 1e-6, out=into)
-        results.append(
-            (turned, keys, in_place, into, each.gate(gate_up.clone(), out=torch.empty_like(gate_up[:, :48])))
-        )
+        pooled = x.float().clone()  # as at the end of a pass
+        each.norm(pooled, weight.float(), 1e-6, out=pooled)
+        into = each.norm(x, weight, 1e-6, out=torch.empty_like(x))
+        results.append((turned, keys, pooled, into, each.gate(gate_up.clone(), out=torch.empty_like(gate_up[:, :48]))))
     for one, other in zip(*results, strict=True):
         off = float(((one - other).abs() / other.abs().clamp(min=1)).max())
         if not off <= _TOLERANCE[dtype]:

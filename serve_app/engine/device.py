@@ -53,5 +53,7 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
             "bfloat16 takes the same memory and time."
         )
     if name not in _DTYPES:
-        raise EngineError(f"dtype {name!r} isn't supported, use 'bfloat16', 'float32' or, on newer GPUs, 'fp8'")
+        raise EngineError(
+            f"dtype {name!r} isn't supported, use 'bfloat16', 'float32', 'int8' (CPU) or 'fp8' (newer GPUs)"
+        )
     return _DTYPES[name]

@@ -49,11 +49,11 @@ class TorchElementwise:
         return torch.mul(F.silu(gate, inplace=True), up, out=out)
 
 
-def pick_elementwise(device: torch.device) -> Elementwise:
-    """The fastest that runs on `device`: the kernels compiled for it, where there is a compiler."""
+def pick_elementwise(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Elementwise:
+    """The fastest that runs on `device` in `dtype`: the kernels compiled for it, where there is a compiler."""
     if device.type == "cuda":
         from serve_app.engine.compiled import compiled_elementwise  # noqa: PLC0415 - it builds on this module
 
-        return compiled_elementwise(device)
+        return compiled_elementwise(device, dtype)
     library = native_library()
     return TorchElementwise() if library is None else NativeElementwise(library)

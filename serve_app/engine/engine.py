@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from serve_app.engine import floor, golden
+from serve_app.engine import floor, golden, heap
 from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.device import pick_device
 from serve_app.engine.graphs import Graphs
+from serve_app.engine.memory import largest_that_fits
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.engine.precision import Precision, cpu_advice, pick_precision
@@ -32,7 +33,6 @@ _CPU_BATCH_TOKENS = 2048
 _CUDA_BATCH_TOKENS = 16384
 _CPU_PREFIX_MB = 128
 CUDA_PREFIX_MB = 256
-_SMALLEST_BATCH = 256
 _TOLERANCE = {"float32": 3e-3, "bfloat16": 1e-2}
 _QUANTISED_TOLERANCE = 3e-2
 
@@ -83,8 +83,7 @@ class Engine:
     def keep_prefixes(self, megabytes: int | None) -> None:
         """Keep shared prefixes in so much memory; 0 for none, None for the device's default, which is none where the model's attention
         failed its check behind prefixes."""
-        default = CUDA_PREFIX_MB if self.device.type == "cuda" else _CPU_PREFIX_MB
-        default = default if self.model.goes_on else 0
+        default = (CUDA_PREFIX_MB if self.device.type == "cuda" else _CPU_PREFIX_MB) if self.model.goes_on else 0
         self.prefixes.resize((default if megabytes is None else megabytes) * 2**20)
 
     @classmethod
@@ -130,6 +129,7 @@ class Engine:
             log.info("%s in %s: %s", checkpoint.name, precision.name, engine.fidelity)
         if verify and golden.verify(checkpoint, engine.encode, _TOLERANCE.get(precision.name, _QUANTISED_TOLERANCE)):
             log.info("%s gives its published scores", checkpoint.name)
+        heap.trim()
         return engine
 
     @classmethod
@@ -211,22 +211,9 @@ class Engine:
         if self.prefixes.capacity:
             self._forward([ids[:8], ids[:8]], [self.model.prefix(ids[:8]), None]).cpu()
         if self.device.type == "cuda":
-            self._run_largest(ids)
+            self.max_batch_tokens = largest_that_fits(lambda tokens: self.encode([ids[:tokens]]), self.max_batch_tokens)
         if self._graphs is not None:
             self._graphs.prepare()
-
-    def _run_largest(self, ids: TokenIds) -> None:
-        # Or what the memory does hold.
-        while True:
-            try:
-                self.encode([ids[: self.max_batch_tokens]])
-                return
-            except torch.OutOfMemoryError:
-                if self.max_batch_tokens <= _SMALLEST_BATCH:
-                    raise
-            torch.cuda.empty_cache()
-            self.max_batch_tokens //= 2
-            log.warning("The device's memory holds batches of %d tokens only", self.max_batch_tokens)
 
     def _check(self, index: int, ids: TokenIds) -> None:
         limit = self.config.max_position_embeddings

@@ -6,28 +6,28 @@ oneDNN's, through the operations that torch's own quantisation uses: sums are ex
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from serve_app.engine.int8_rows import Rows, pick_rows
+
 _ROWS = 512  # multiplied at once: more, and what lies between two steps falls out of the cache
-_LARGEST = 126  # not 127: what bfloat16 rounds up from there would be 128, and that -128
-_SMALLEST_SCALE = 1e-30  # of a row of zeros, or nearly
-
-
-def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` `[rows, columns]` as int8 of the same shape, and scales `[rows, 1]` in the dtype of `x` to multiply it with."""
-    scale = x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST_SCALE).div_(_LARGEST)
-    return (x / scale).round_().to(torch.int8), scale
+_MULTIPLE = 16  # of rows, as the instructions take them: every other number would need a kernel of its own, made when it first comes
+_QUANTISED_AT_ONCE = 1024  # rows of weights, which float32 copies are made of
 
 
 class Int8:
     """Weights `[out, in]` in int8. Takes and gives float32 or bfloat16."""
 
-    def __init__(self, weight: Tensor) -> None:
-        quantised, scale = quantise_rows(weight.float())
-        # No number of rows is fixed: the kernel is made for each that comes, and kept.
+    def __init__(self, weight: Tensor, rows: Rows | None = None) -> None:
+        self._rows = rows or pick_rows()
+        quantised = torch.empty(weight.shape, dtype=torch.int8)
+        parts = zip(weight.split(_QUANTISED_AT_ONCE), quantised.split(_QUANTISED_AT_ONCE), strict=True)
+        scales = [self._rows.quantise(part.float(), into) for part, into in parts]
         self._weight: Tensor = torch.ops.onednn.qlinear_prepack(quantised, None)
-        self._weight_scale = scale.flatten()
+        self._weight_scale = torch.cat(scales).flatten()
         self._weight_zero = torch.zeros(len(weight), dtype=torch.int64)
         self._one = torch.tensor(1.0)
         self._zero = torch.tensor(0)
@@ -35,19 +35,24 @@ class Int8:
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Projection`."""
         out = x.new_empty(len(x), len(self._weight_scale)) if out is None else out
-        for rows, into in zip(x.split(_ROWS), out.split(_ROWS), strict=True):
-            quantised, scale = quantise_rows(rows)
-            torch.mul(self._product(quantised, x.dtype), scale, out=into)
+        for rows, product, scales in self._products(x):
+            self._rows.scale(product, scales, out[rows])
         return out
 
     def add_to(self, sums: Tensor, x: Tensor) -> None:
         """See `Projection`."""
-        for rows, into in zip(x.split(_ROWS), sums.split(_ROWS), strict=True):
-            quantised, scale = quantise_rows(rows)
-            into.addcmul_(self._product(quantised, x.dtype), scale)
+        for rows, product, scales in self._products(x):
+            self._rows.add(product, scales, sums[rows])
 
-    def _product(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The product of `x` int8 `[rows, in]`, with the weights' scales but not its own: `[rows, out]` in `dtype`."""
-        scales = self._one, self._zero, self._weight, self._weight_scale, self._weight_zero
-        done: Tensor = torch.ops.onednn.qlinear_pointwise(x, *scales, None, 1.0, 0, dtype, "none", [], "none")
-        return done
+    def _products(self, x: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """For some rows of `x` after others: which, their products without the scales of `x`, and these scales."""
+        for begin in range(0, len(x), _ROWS):
+            some = x[begin : begin + _ROWS]
+            count = len(some)
+            quantised = torch.empty(-(-count // _MULTIPLE) * _MULTIPLE, x.shape[1], dtype=torch.int8)
+            scales = self._rows.quantise(some, quantised[:count])
+            weight = self._weight, self._weight_scale, self._weight_zero
+            product = torch.ops.onednn.qlinear_pointwise(
+                quantised, self._one, self._zero, *weight, None, 1.0, 0, x.dtype, "none", [], "none"
+            )
+            yield slice(begin, begin + count), product[:count], scales

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,14 +83,35 @@ class LastLayer:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FirstLayers:
-    """All layers but the last, made of their weights whenever they are gone through, one after another."""
+class Layers:
+    """All layers of a model, made of their weights: at once and kept, or, without `keep`, one after another in each pass.
 
-    weights: Sequence[LayerWeights]
-    config: ModelConfig
-    project: Project
+    `first` are all but the last; `last` is made when it's first asked for, if not before.
+    """
 
-    def __iter__(self) -> Iterator[Layer]:
-        for index in range(len(self.weights) - 1):
-            yield Layer.of(self.weights[index], self.config, self.project)
+    def __init__(self, weights: Sequence[LayerWeights], config: ModelConfig, project: Project, *, keep: bool) -> None:
+        self._weights = weights
+        self._config = config
+        self._project = project
+        self._kept = list(self._made()) if keep else None
+        if keep:
+            self.last  # noqa: B018 - makes it
+
+    @property
+    def first(self) -> Iterable[Layer]:
+        """To be gone through once a pass."""
+        return self._made() if self._kept is None else self._kept
+
+    @cached_property
+    def last(self) -> LastLayer:
+        """To be asked for after the first ones."""
+        return LastLayer.of(self._weights[-1], self._config, self._project)
+
+    def change(self, change: Callable[[Any], Any]) -> None:
+        """Put what `change` makes of each layer in its place, for measuring."""
+        self._kept = [change(layer) for layer in self.first]
+        self.last = change(self.last)
+
+    def _made(self) -> Iterator[Layer]:
+        for index in range(len(self._weights) - 1):
+            yield Layer.of(self._weights[index], self._config, self._project)

@@ -15,6 +15,25 @@ from serve_app.types import TokenIds
 logger = logging.getLogger(__name__)
 
 
+_FEWEST_TOKENS = 256
+
+
+def largest_that_fits(run: Callable[[int], object], tokens: int) -> int:
+    """`tokens`, or half of it, or half of that: the first number that `run` can be called with. Raises as `run` does if few are
+    too many still."""
+    while True:
+        try:
+            run(tokens)
+        except torch.OutOfMemoryError:
+            if tokens <= _FEWEST_TOKENS:
+                raise
+        else:
+            return tokens
+        torch.cuda.empty_cache()
+        tokens //= 2
+        logger.warning("The device's memory holds batches of %d tokens only", tokens)
+
+
 class HalvingEncoder:
     """Calls `encode` with a batch, and with halves of it, and halves of those, where that raises `torch.OutOfMemoryError`.
 

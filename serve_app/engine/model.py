@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from serve_app.engine.attention import GroupedAttention
 from serve_app.engine.attention_check import invariant_attention, pick_attention
 from serve_app.engine.elementwise import Elementwise, pick_elementwise
 from serve_app.engine.fixed_rows import FixedRowsElementwise, fixed_rows, normalised, rows_on
-from serve_app.engine.layer import FeedForward, FirstLayers, LastLayer, Layer, Project
+from serve_app.engine.layer import FeedForward, Layer, Layers, Project
 from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.packing import PackedBatch, pack
 from serve_app.engine.projection import Dense
@@ -59,7 +59,7 @@ class Model:
         self.dtype = weights.norm.dtype
         self.embedding = weights.embedding
         self._norm = weights.norm.float()
-        self._elementwise: Elementwise = pick_elementwise(self.device)
+        self._elementwise: Elementwise = pick_elementwise(self.device, self.dtype)
         self._rotary = RotaryTable(config, self.device, self.dtype)
         self.attention, self.goes_on = pick_attention(config, self.device, self.dtype)
         self.part_tokens: int | None = part_tokens or default_part_tokens(self.device)
@@ -70,9 +70,7 @@ class Model:
             self._elementwise = FixedRowsElementwise(self._elementwise, rows)
             self._unit = partial(normalised, rows=rows)
             self.attention = invariant_attention(self.attention, self.device)
-        first = FirstLayers(weights.layers, config, project)
-        self._layers: Iterable[Layer] = list(first) if keep_layers else first
-        self._last = LastLayer.of(weights.layers[-1], config, project)
+        self._layers = Layers(weights.layers, config, project, keep=keep_layers)
 
     @property
     def can_be_recorded(self) -> bool:
@@ -95,7 +93,7 @@ class Model:
         """Embed packed sequences: float32 `[n, hidden]`, L2-normalised. On CUDA the result is computed later; the host never waits."""
         x, run = self._through_layers(batch)
         x = self._attend_pooled(x, *self._last_keys(x, run), run)
-        self._feed_forward(x, self._last.feed_forward, run)
+        self._feed_forward(x, self._layers.last.feed_forward, run)
         pooled = x.float()
         pooled = self._elementwise.norm(pooled, self._norm, self.config.rms_norm_eps, out=pooled)
         return self._unit(pooled)
@@ -114,7 +112,7 @@ class Model:
         """The states `[tokens, hidden]` before the last layer; keys and values go to `kept` on the way."""
         x = F.embedding(batch.ids, self.embedding).to(self.dtype)
         run = _Pass(batch, *self._rotary.at(batch.positions), x, self.config)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self._layers.first):
             key, value = self._attend(x, index, layer, run)
             if kept is not None:
                 kept.keys[index], kept.values[index] = key, value
@@ -147,7 +145,7 @@ class Model:
 
     def _last_keys(self, x: Tensor, run: _Pass) -> tuple[Tensor, Tensor]:
         """Keys and values of the last layer, `[tokens, key_value_heads, head_dim]`."""
-        config, layer = self.config, self._last
+        config, layer = self.config, self._layers.last
         both = x.new_empty(len(x), 2 * config.key_value_size)
         for begin, packing in run.batch.parts:
             rows = slice(begin, begin + packing.tokens)
@@ -164,7 +162,7 @@ class Model:
 
         All that the last layer still has to find: the other rows only matter by their keys and values.
         """
-        config, layer, last = self.config, self._last, run.batch.last
+        config, layer, last = self.config, self._layers.last, run.batch.last
         x = x[last]
         normed = self._elementwise.norm(x, layer.input_norm, config.rms_norm_eps, out=torch.empty_like(x))
         query = layer.query(normed).view(len(last), -1, config.head_dim)

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from serve_app.engine import heap
 from serve_app.engine.layout import tensor_shapes
 from serve_app.engine.model_config import ModelConfig
 from serve_app.engine.weights import LayerWeights, Weights, empty_layer, named_parts
@@ -110,6 +111,7 @@ class StoredLayers(Sequence[LayerWeights]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
+        heap.trim()  # what the layer before left behind
         layer = empty_layer(self._config, self._device, self._dtype)
         parts = named_parts(layer, self._config)
         self._stored.read({f"layers.{index}.{name}": tensor for name, tensor in parts.items()})
