@@ -13,10 +13,12 @@ import psutil
 import typer
 
 from serve_app import __version__
+from serve_app.access.key import hashed
 from serve_app.bench.command import bench_command
 from serve_app.cluster import instance
 from serve_app.cluster.environment import Ports, run_directory, serve_environment
 from serve_app.cluster.haproxy import clear, stop_strays
+from serve_app.keys_command import app as keys_app
 
 if TYPE_CHECKING:
     from serve_app.config import Settings
@@ -25,7 +27,14 @@ app = typer.Typer(
     help="Serve Qwen3-Embedding models behind an OpenAI-compatible API.", no_args_is_help=True, add_completion=False
 )
 
+app.add_typer(keys_app, name="keys")
+
 DOWN_SECONDS = 150
+
+API_KEY = "EMBEDSERVE_API_KEY"
+"""The environment variable with a key: for `up` to ask for, for `status` and `cost` to send."""
+
+SHORTEST_KEY = 20
 
 Port = Annotated[int, typer.Option(help="TCP port of the service.", min=1, max=65535)]
 
@@ -58,6 +67,13 @@ def up(
         if not equals:
             raise typer.BadParameter(f"{pair!r} isn't key=value", param_hint="--set")
         arguments[key] = value
+    # Taken out, so that no process of the cluster inherits the secret.
+    if secret := os.environ.pop(API_KEY, ""):
+        if len(secret) < SHORTEST_KEY:
+            _fail(
+                f"{API_KEY} has fewer than {SHORTEST_KEY} characters, so it could be guessed. `embedserve keys new NAME` makes one."
+            )
+        arguments["auth.key_hash"] = hashed(secret)
     settings = _settings(arguments)
     first, _, last = gateway_ports.partition("-")
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) <= 65535):
@@ -111,7 +127,7 @@ def status(port: Port = 8000) -> None:
     )
     code, health = instance.get_json(f"http://127.0.0.1:{port}/health")
     print(f"health   {health.get('status', 'no answer')}{': ' + health['reason'] if 'reason' in health else ''}")
-    _, models = instance.get_json(f"http://127.0.0.1:{port}/v1/models")
+    _, models = instance.get_json(f"http://127.0.0.1:{port}/v1/models", api_key=os.environ.get(API_KEY))
     for model in models.get("data", []):
         print(f"model    {model['id']}")
     raise typer.Exit(0 if code == 200 else 1)
@@ -181,7 +197,7 @@ def cost(
     try:
         chosen = read_price_book(prices).pricing(gpu, gpu_usd_per_hour, token_factor=token_factor)
         if tokens_per_second is None:
-            report = running_report(url, chosen if own else None)
+            report = running_report(url, chosen if own else None, os.environ.get(API_KEY))
         else:
             report = imagined_report(chosen, tokens_per_second, tokens_per_request, gpus, utilisation, qps)
     except ValueError as error:

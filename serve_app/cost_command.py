@@ -10,15 +10,22 @@ from serve_app.telemetry.prices import Pricing
 from serve_app.telemetry.usage import UsageReport, usage_report, what_if
 
 
-def running_report(url: str, prices: Pricing | None) -> UsageReport:
-    """The report of the service at `url`, at its own prices or at `prices`. Raises ValueError if it gives none."""
+def running_report(url: str, prices: Pricing | None, api_key: str | None = None) -> UsageReport:
+    """The report of the service at `url`, at its own prices or at `prices`. Raises ValueError if it gives none.
+
+    Where there are API keys, `api_key` must be one with `admin`.
+    """
     address = url.rstrip("/").removesuffix("/v1") + "/v1/usage"
-    status, body = get_json(address, timeout=30)
+    status, body = get_json(address, timeout=30, api_key=api_key)
+    if status in (401, 403):
+        raise ValueError(f"{address} wants an API key with 'admin': put it into EMBEDSERVE_API_KEY")
     if status != 200:
         raise ValueError(f"{address} answers {status}" if status else f"Nobody answers at {address}")
     try:
         report = msgspec.convert(body, UsageReport)
     except msgspec.ValidationError as error:
+        if body.get("object") == "key_usage":
+            raise ValueError(f"{address} wants an API key with 'admin': this one sees only its own usage") from None
         raise ValueError(f"{address} answers something else than a report: {error}") from None
     if prices is None:
         return report

@@ -94,6 +94,44 @@ class ModelNotFoundError(InvalidRequestError):
     code = "model_not_found"
 
 
+class AuthenticationError(InvalidRequestError):
+    """401: the request has no API key, or none that is known here. The message is the same for whatever was sent."""
+
+    status = 401
+
+
+class MissingKeyError(AuthenticationError):
+    """401: the request came without an API key."""
+
+    def __init__(self) -> None:
+        super().__init__("You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.")
+        self.args = ()
+
+
+class InvalidKeyError(AuthenticationError):
+    """401: nobody's API key, or one that was revoked, or no readable one."""
+
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("Incorrect API key provided. Ask whoever runs this service for one.")
+        self.args = ()
+
+
+class ForbiddenError(InvalidRequestError):
+    """403: the API key is known, but not one of those that may do this."""
+
+    status = 403
+    code = "insufficient_permissions"
+
+
+class ModelNotAllowedError(InvalidRequestError):
+    """403: the model is served here, but not to this API key (OpenAI's own code for it)."""
+
+    status = 403
+    code = "model_not_found"
+
+
 class RouteNotFoundError(InvalidRequestError):
     """404: no such path."""
 
@@ -164,6 +202,19 @@ class OverloadedError(RequestError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.args = (message, retry_after)
+        self.retry_after = retry_after
+
+
+class RateLimitedError(RequestError):
+    """429: a limit of the caller's API key is reached; `type` is what it limits, `requests` or `tokens`. OpenAI clients retry it."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, type_: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.args = (message, type_, retry_after)
+        self.type = type_
         self.retry_after = retry_after
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -98,13 +99,44 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
 
 
+class Quota(NamedTuple):
+    """What is left of a caller's limit: `kind` is `requests` or `tokens`, `reset` seconds until all of it will be there again."""
+
+    kind: str
+    limit: int
+    remaining: int
+    reset: float
+
+
+class Grant(Protocol):
+    """What the caller of a request may do here."""
+
+    @property
+    def name(self) -> str:
+        """The name of its API key: no secret."""
+
+    @property
+    def admin(self) -> bool:
+        """Whether it may see what others have used."""
+
+    def allows(self, model: str) -> bool:
+        """Whether it may use the model with this id."""
+
+    def permit(self, job: EmbedJob) -> None:
+        """Fit a job to what the caller may ask for. Raises `ModelNotAllowedError`."""
+
+    async def charge(self, tokens: int) -> None:
+        """Take a job's tokens off what is left. Raises `RateLimitedError`, `TooManyTokensError` if no wait would help."""
+
+
 @dataclass(slots=True)
 class EmbedJob:
     """One request, whatever dialect it came in. Dialects that must remember more to write their reply derive from it.
 
     Exactly one of `texts` and `token_ids` is set. `prompt`, for texts only, precedes each of them as it is. `timeout_seconds` is what
     the caller asked for, None if nothing; it counts from `arrived_at`, in `time.monotonic` seconds, None for now. `truncated` is how
-    many inputs were over the limit and have lost tokens because `truncate` allows it: known once they are tokenized.
+    many inputs were over the limit and have lost tokens because `truncate` allows it: known once they are tokenized. `grant` is
+    what the caller may do here, None where everybody may do everything.
     """
 
     model: str
@@ -119,6 +151,12 @@ class EmbedJob:
     timeout_seconds: float | None = None
     arrived_at: float | None = None
     truncated: int = 0
+    grant: Grant | None = None
+
+    @property
+    def tenant(self) -> str:
+        """The name of the caller's API key, "" without one: what is kept for one tenant is never shown to another."""
+        return self.grant.name if self.grant is not None else ""
 
     def __len__(self) -> int:
         return len(self.texts if self.texts is not None else self.token_ids or ())

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from serve_app.api.body import ClientDisconnectedError
 from serve_app.api.errors import unexpected
+from serve_app.api.guard import CHALLENGE, Guard, quota_headers
 from serve_app.api.http import Receive, Reply, Request, Scope, Send, send_reply
 from serve_app.api.routes import api_routes
-from serve_app.api.routing import OPS, Route, Router
+from serve_app.api.routing import OPS, Access, Route, Router
 from serve_app.api.service import Service
-from serve_app.errors import MethodNotAllowedError, RequestError
+from serve_app.errors import AuthenticationError, ForbiddenError, MethodNotAllowedError, RequestError
 from serve_app.types import Stage
 
 CLIENT_GONE = 499
@@ -30,6 +31,7 @@ class Outcome:
     `method` and `path` are the route's, "" where there is none: they are fit for metric labels. `status` is 499
     where the client left before its answer. `dialect` is the route's; `model` the served id, "" where the request ended before
     it was known; `inputs` and `prompt_tokens` are those of an answer with vectors.
+    `key` is the name of the request's API key, "" without one.
     """
 
     method: str
@@ -43,14 +45,21 @@ class Outcome:
     prompt_tokens: int = 0
     code: str | None = None
     stage_seconds: dict[Stage, float] = field(default_factory=dict)
+    key: str = ""
 
 
 class App:
-    """The ASGI application. Holds no state of its own between requests."""
+    """The ASGI application. Holds no state of its own between requests. Without a `guard` everybody may do everything."""
 
-    def __init__(self, routes: Sequence[Route], observe: Callable[[Outcome], None] | None = None) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        observe: Callable[[Outcome], None] | None = None,
+        guard: Guard | None = None,
+    ) -> None:
         self.router = Router(routes)
         self.observe = observe
+        self.guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -67,12 +76,17 @@ class App:
         try:
             try:
                 if request.method == "OPTIONS":
+                    await self._enter(request, None)
                     reply = self._options(request)
                 else:
-                    route = self.router.find(request.method, request.path)
+                    route = await self._find(request)
+                    await self._enter(request, route)
                     reply = await route.handler(request)
             except ClientDisconnectedError:
                 pass
+            except AuthenticationError as error:
+                reply = self._error(error, request)
+                reply.headers.append(CHALLENGE)
             except MethodNotAllowedError as error:
                 reply = self._error(error, request)
                 reply.headers.append(self._allow(request))
@@ -81,6 +95,9 @@ class App:
             except Exception as error:
                 reply = self._error(unexpected(error, request.id), request)
         finally:
+            if request.grant is not None:
+                request.grant.leave()
+                reply.headers += quota_headers(request.grant.quotas())
             # Before it is sent: whatever ends this process then, a client has no answer that isn't counted.
             if self.observe is not None:
                 self.observe(outcome_of(request, route, reply))
@@ -89,6 +106,25 @@ class App:
 
     def _error(self, error: RequestError, request: Request) -> Reply:
         return self.router.errors(request.path)(error, request)
+
+    async def _find(self, request: Request) -> Route:
+        try:
+            return self.router.find(request.method, request.path)
+        except RequestError:
+            await self._enter(request, None)  # who has no key isn't told which paths there are
+            raise
+
+    async def _enter(self, request: Request, route: Route | None) -> None:
+        """Let a request in, or raise what it's refused with. What is guarded is the route that the router found, and no other reading
+        of the path; `route` is None where only the path is known."""
+        if self.guard is None:
+            return
+        if self.router.public(request.path) if route is None else route.access is Access.PUBLIC:
+            return
+        request.grant = self.guard.identify(request.authorization)
+        await request.grant.enter()
+        if route is not None and route.access is Access.ADMIN and not request.grant.admin:
+            raise ForbiddenError("This needs an API key with 'admin'.")
 
     def _options(self, request: Request) -> Reply:
         allow = self._allow(request)
@@ -104,13 +140,15 @@ def build_app(
     service: Service,
     extra_routes: Sequence[Route] = (),
     observe: Callable[[Outcome], None] | None = None,
+    guard: Guard | None = None,
 ) -> App:
     """The HTTP surface of `service` as an ASGI app.
 
     `extra_routes` (say, `/metrics`) are served and documented beside the API's own. `observe` is called for
-    every request, right before its answer is sent, on the event loop: it must be quick and must not raise.
+    every request, right before its answer is sent, on the event loop: it must be quick and must not raise. With a `guard` every
+    route but the public ones needs an API key that it knows.
     """
-    return App(api_routes(service, extra_routes), observe)
+    return App(api_routes(service, extra_routes), observe, guard)
 
 
 def outcome_of(request: Request, route: Route | None, reply: Reply) -> Outcome:
@@ -128,6 +166,7 @@ def outcome_of(request: Request, route: Route | None, reply: Reply) -> Outcome:
         reply.prompt_tokens,
         reply.code,
         reply.stage_seconds,
+        request.key,
     )
 
 

@@ -55,7 +55,7 @@ class Embeddings(Generic[Job]):
         timeout = timeout_seconds(request)
         job = await parsed(request, self._parse, self.models, self.limits)
         request.model = job.model
-        job.timeout_seconds, job.arrived_at = timeout, request.started
+        job.timeout_seconds, job.arrived_at, job.grant = timeout, request.started, request.grant
 
         result = await until_disconnect((self._compute or self.service.embed)(job, request.id), request.receive)
         if result.inputs != len(job):

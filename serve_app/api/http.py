@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from serve_app.api.guard import Pass
 from serve_app.types import Stage
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -42,15 +43,18 @@ class Request:
     """A request as far as it is known before its body is read.
 
     `path` is percent-decoded and free of the root path; `id` is the caller's `x-request-id` if it is fit for logs;
-    `started` is when it arrived, in `time.monotonic` seconds; `timeout` and `accept` are the raw headers, if there are any. `model` is
-    the served id, as soon as the handler knows it.
+    `started` is when it arrived, in `time.monotonic` seconds; `timeout`, `accept` and `authorization` are the raw headers, if there
+    are any. `grant` is what its API key allows, None where everybody may do everything. `model` is the served id, as soon as the
+    handler knows it.
     """
 
     __slots__ = (
         "accept",
+        "authorization",
         "content_encoding",
         "content_length",
         "content_type",
+        "grant",
         "id",
         "method",
         "model",
@@ -68,6 +72,8 @@ class Request:
         self.content_type = self.content_length = self.content_encoding = b""
         self.accept = b""
         self.timeout: bytes | None = None
+        self.authorization: bytes | None = None
+        self.grant: Pass | None = None
         self.model = ""
         wanted = b""
         for name, value in scope["headers"]:
@@ -83,7 +89,15 @@ class Request:
                 self.timeout = value
             elif name == b"accept":
                 self.accept = value
+            elif name == b"authorization":
+                # Several are as one with commas (RFC 9110, 5.3), and so nobody's key.
+                self.authorization = value if self.authorization is None else self.authorization + b", " + value
         self.id = request_id(wanted).decode()
+
+    @property
+    def key(self) -> str:
+        """The name of its API key, "" without one."""
+        return self.grant.name if self.grant is not None else ""
 
 
 @dataclass(slots=True)

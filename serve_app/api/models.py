@@ -79,8 +79,10 @@ class Models:
         return self.served[0]
 
     async def list_models(self, request: Request) -> Reply:
-        """`GET /v1/models`."""
-        return json_reply({"object": "list", "data": [describe(model) for model in self.served]})
+        """`GET /v1/models`: those that the request's API key may use."""
+        grant = request.grant
+        found = [model for model in self.served if grant is None or grant.allows(model.id)]
+        return json_reply({"object": "list", "data": [describe(model) for model in found]})
 
     async def get_model(self, request: Request) -> Reply:
         """`GET /v1/models/{model}`, under any of the model's names."""

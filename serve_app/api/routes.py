@@ -16,7 +16,7 @@ from serve_app.api.models import Model, ModelList, Models
 from serve_app.api.openai import EmbeddingsRequest
 from serve_app.api.openai_reply import EmbeddingsReply
 from serve_app.api.ops import Failing, Ops, Status, Version
-from serve_app.api.routing import Route
+from serve_app.api.routing import Access, Route
 from serve_app.api.service import Service
 from serve_app.api.tei_routes import DIALECT as TEI
 from serve_app.api.tei_routes import tei_routes
@@ -62,8 +62,17 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
         *tei_routes(service, models),
         Route("GET", "/v1/models", models.list_models, "List the served models", {200: ModelList}),
         Route("GET", "/v1/models/{model}", models.get_model, "Describe a model", {200: Model}),
-        Route("GET", "/health", ops.health, "Is this process alive?", {200: Status, 503: Failing}),
-        Route("GET", "/ready", ops.ready, "Would a request be served now?", {200: Status, 503: Failing}),
+        Route(
+            "GET", "/health", ops.health, "Is this process alive?", {200: Status, 503: Failing}, access=Access.PUBLIC
+        ),
+        Route(
+            "GET",
+            "/ready",
+            ops.ready,
+            "Would a request be served now?",
+            {200: Status, 503: Failing},
+            access=Access.PUBLIC,
+        ),
         Route("GET", "/version", ops.version, "Name the version in use", {200: Version}),
         *extra,
         Route("GET", "/openapi.json", documents.openapi, "This document", {200: "application/json"}),

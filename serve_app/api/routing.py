@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TypeAlias
 
 from serve_app.api.errors import ErrorReply, error_reply
@@ -17,6 +18,14 @@ OPS = "ops"
 """The dialect of what operators ask, and of what no route is for."""
 
 
+class Access(Enum):
+    """Who may call a route where there are API keys: everybody, whoever has a key, or a key with `admin`."""
+
+    PUBLIC = "public"
+    KEY = "key"
+    ADMIN = "admin"
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One operation.
@@ -25,7 +34,8 @@ class Route:
     struct of the JSON body; `responses` maps a status to the struct of its JSON body, or to a media type for
     anything else. `headers` are those of the request that mean something here, each with its description and
     JSON schema. `dialect` is whose contract it keeps, for metrics; `errors` writes every error on the path in that
-    contract's words, defects (500) and wrong methods (405) included, and `error` is the struct of its body.
+    contract's words, defects (500) and wrong methods (405) included, and `error` is the struct of its body. `access`
+    is who may call it.
     """
 
     method: str
@@ -38,6 +48,7 @@ class Route:
     dialect: str = OPS
     errors: ErrorRenderer = error_reply
     error: Any = ErrorReply
+    access: Access = Access.KEY
 
     @property
     def prefix(self) -> str | None:
@@ -71,6 +82,11 @@ class Router:
     def errors(self, path: str) -> ErrorRenderer:
         """Who writes an error on `path`, whatever the method: its first route, or OpenAI's words where there is none."""
         return next((route.errors for route in self._on(path)), error_reply)
+
+    def public(self, path: str) -> bool:
+        """Whether everybody may know what there is at this path."""
+        routes = self._on(path)
+        return bool(routes) and all(route.access is Access.PUBLIC for route in routes)
 
     def allowed(self, path: str) -> list[str]:
         """The methods of `path`, for `Allow`; empty if there is no such path."""

@@ -20,6 +20,7 @@ from serve_app.cluster.answers import Answers
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.feed import feed_of
 from serve_app.cluster.gateway_telemetry import GatewayTelemetry
+from serve_app.cluster.guarding import Guarding
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
@@ -27,6 +28,7 @@ from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.served import open_model, run_with
 from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.silence import SilencePolicy
+from serve_app.cluster.tasks import TaskGroup
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
 from serve_app.cluster.usage import pricing, usage_route
@@ -36,6 +38,7 @@ from serve_app.engine.queue import QueuePolicy
 from serve_app.telemetry.cost_metrics import cost_metrics
 from serve_app.telemetry.families import set_build_info
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
+from serve_app.telemetry.key_metrics import KeyMetrics
 from serve_app.telemetry.lifetime import Lifetime
 from serve_app.telemetry.logs import configure_logging
 from serve_app.telemetry.nodes import Nodes
@@ -109,12 +112,24 @@ class Gateway:
             timeouts(settings),
         )
         prices = pricing(settings.cost)
+        keys = KeyMetrics()
+        self._guarding = Guarding(settings, context.app_name, keys) if settings.auth.on else None
         derived = [cost_metrics(prices)]
         self._telemetry = GatewayTelemetry(
-            metrics, nodes, dispatcher, context.app_name, derived, lambda: self._answers.kept_bytes
+            metrics,
+            nodes,
+            dispatcher,
+            context.app_name,
+            derived,
+            lambda: self._answers.kept_bytes,
+            keys,
+            settings.auth.metrics_public,
         )
         self._extra_routes = [self._telemetry.route, usage_route(self._telemetry.totals, prices)]
         self._telemetry.start(self._service)
+        self._tasks = TaskGroup()
+        if self._guarding is not None:
+            self._tasks.spawn(self._guarding.keys.watch())
         self._app = self._built()
         self._live = LiveSettings(settings, GATEWAY_LIVE, self._apply)
 
@@ -154,7 +169,8 @@ class Gateway:
         self._app = self._built()
 
     def _built(self) -> App:
-        return build_app(self._service, self._extra_routes, self._telemetry.observe)
+        gate = self._guarding.gate if self._guarding is not None else None
+        return build_app(self._service, self._extra_routes, self._telemetry.observe, gate)
 
 
 def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:

@@ -12,7 +12,7 @@ from ray import serve
 
 from serve_app.api.app import Outcome
 from serve_app.api.http import Reply, Request
-from serve_app.api.routing import OPS, Route
+from serve_app.api.routing import OPS, Access, Route
 from serve_app.cluster.counters import Counters
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.service import EmbeddingService
@@ -20,6 +20,7 @@ from serve_app.cluster.tasks import TaskGroup
 from serve_app.errors import UnavailableError
 from serve_app.telemetry.exposition import Derived, render
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
+from serve_app.telemetry.key_metrics import KeyMetrics
 from serve_app.telemetry.nodes import Nodes
 from serve_app.telemetry.snapshot import Series
 from serve_app.telemetry.tracing import record_stages, traced
@@ -33,7 +34,8 @@ STATUS_SECONDS = 1.0
 
 
 class GatewayTelemetry:
-    """`derived` are families computed from the others whenever they are shown; `kept_bytes` tells what the response cache takes."""
+    """`derived` are families computed from the others whenever they are shown; `kept_bytes` tells what the response cache takes.
+    `public` shows them to everybody."""
 
     def __init__(
         self,
@@ -43,7 +45,10 @@ class GatewayTelemetry:
         application: str,
         derived: Sequence[Derived] = (),
         kept_bytes: Callable[[], int] = lambda: 0,
+        keys: KeyMetrics | None = None,
+        public: bool = False,
     ) -> None:
+        self._keys = keys
         self._metrics = metrics
         self._nodes = nodes
         self._dispatcher = dispatcher
@@ -54,7 +59,14 @@ class GatewayTelemetry:
         self._traced = traced()
         self._tasks = TaskGroup()
         self._status: asyncio.Task[list[Metric]] | None = None
-        self.route = Route("GET", "/metrics", self.show, "Prometheus metrics of the whole cluster", {200: "text/plain"})
+        self.route = Route(
+            "GET",
+            "/metrics",
+            self.show,
+            "Prometheus metrics of the whole cluster",
+            {200: "text/plain"},
+            access=Access.PUBLIC if public else Access.ADMIN,
+        )
 
     def observe(self, outcome: Outcome) -> None:
         """Count a request that is about to be answered; in its own task, so that Serve's span for it is the current one."""
@@ -67,6 +79,8 @@ class GatewayTelemetry:
                 outcome.seconds,
                 outcome.stage_seconds,
             )
+            if outcome.key and self._keys is not None:
+                self._keys.billed(outcome.key, outcome.model, outcome.inputs, outcome.prompt_tokens)
         elif outcome.status == UnavailableError.status and outcome.dialect != OPS:
             self._metrics.rejected("unavailable")
         self._metrics.ended(outcome.dialect, outcome.model, outcome.status)

@@ -10,6 +10,7 @@ from serve_app.cluster import environment
 from serve_app.cluster.autoscaling_policy import embedder_count
 from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.gateway import Gateway
+from serve_app.cluster.guarding import OPEN
 from serve_app.cluster.placement import gpus_per_replica
 from serve_app.config import Settings
 from serve_app.telemetry.logs import configure_logging
@@ -46,6 +47,8 @@ def application(settings: Settings, embedder: type[Embedder] = Embedder) -> serv
             "`embedserve env` prints what to export on every node before `ray start`.",
             ", ".join(absent),
         )
+    if not settings.auth.on:
+        logger.warning(OPEN)
     num_gpus = gpus_per_replica(settings)
     # Below WARNING Serve makes a log record per request even when it then drops it.
     logging_config: dict[str, Any] = {

@@ -81,10 +81,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def get_json(url: str, timeout: float = 5.0) -> tuple[int, dict[str, Any]]:
+def get_json(url: str, timeout: float = 5.0, api_key: str | None = None) -> tuple[int, dict[str, Any]]:
     """Status and JSON body of a GET; status 0 if nobody answers, an empty body if it isn't a JSON object."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - always the instance's own URL
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 - always the instance's own URL
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
             status, body = response.status, response.read()
     except urllib.error.HTTPError as error:
         status, body = error.code, error.read()

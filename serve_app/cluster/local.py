@@ -20,6 +20,7 @@ from ray import serve
 
 from serve_app.cluster.environment import Ports, run_directory
 from serve_app.cluster.graph import DRAIN_SECONDS, build
+from serve_app.cluster.guarding import keys_of
 from serve_app.cluster.haproxy import clear, stop_strays
 from serve_app.cluster.instance import Instance, get_json
 from serve_app.cluster.placement import gpus_per_replica
@@ -56,6 +57,7 @@ def serve_here(
     try:
         open_model(settings)  # what can't be served is found out before anything starts
         pricing(settings.cost)
+        keys_of(settings.auth)
         instance.save()
         log.info("Starting Ray")
         ray.init(

@@ -1,4 +1,4 @@
-"""One request's walk through the gateway: admit, tokenize, dispatch, cut to the asked dimensions."""
+"""One request's walk through the gateway: admit, tokenize, charge, dispatch, cut to the asked dimensions."""
 
 from __future__ import annotations
 
@@ -98,13 +98,20 @@ class EmbeddingService:
             await self._idle.wait()
 
     async def _embed(self, job: EmbedJob) -> EmbedResult:
+        grant = job.grant
+        if grant is not None:
+            grant.permit(job)
         started = time.monotonic()
         arrived = started if job.arrived_at is None else job.arrived_at
         deadline = arrived + self.timeouts.seconds(job.timeout_seconds)
         self._admission.check(self._source.backlog(), self._tokenizing)
         inputs = await self._tokenize(job, deadline)
+        if grant is not None:
+            await grant.charge(sum(map(len, inputs)))
         tokenized = time.monotonic()
-        vectors, _, inference = await self._source.embed(inputs, priority=job.priority, deadline=deadline)
+        vectors, _, inference = await self._source.embed(
+            inputs, priority=job.priority, deadline=deadline, tenant=job.tenant
+        )
         computed = time.monotonic()
         inferring = float(inference.max())
         stages = {

@@ -1,4 +1,4 @@
-"""One settings tree: every default is stated here, once.
+"""The settings tree: its sections, what stands beside them, and what must fit together.
 
 `Settings` is the argument of `serve_app:build`, of the `args:` of a Serve config file, and of `embedserve up`. Nested fields can be
 given with dots where only flat arguments exist: `serve run serve_app:build model=… limits.max_inputs=4096`.
@@ -10,144 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from serve_app.types import DEMO_MODEL_ID, Limits
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class LimitSettings(_Section):
-    """What one request may ask for."""
-
-    max_input_tokens: int = Field(
-        8192, ge=2, description="longer inputs are refused; up to the model's own 32768 or 40960"
-    )
-    max_inputs: int = Field(2048, ge=1)
-    max_request_tokens: int = Field(300_000, ge=2)
-    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
-    max_cohere_texts: int = Field(96, ge=1, description="inputs of one request to Cohere's routes, as Cohere has it")
-
-    def as_limits(self) -> Limits:
-        return Limits(**self.model_dump())
-
-
-class BatchSettings(_Section):
-    """How a replica forms batches. A batch starts whenever the engine is free; there is no wait to tune."""
-
-    max_tokens: int | None = Field(
-        None,
-        ge=16,
-        description="token budget of one forward pass; unset: 16384 on GPU, or less if its memory holds less, 2048 on CPU",
-    )
-    max_inputs: int = Field(512, ge=1)
-    bulk_patience_seconds: float = Field(
-        2.0, ge=0, description="bulk inputs overtake interactive ones after waiting so long"
-    )
-    prefix_cache_mb: int | None = Field(
-        None,
-        ge=0,
-        description="memory for prefixes that inputs share; 0: none; unset: 128 on CPU, 256 on GPU if its kernel passes the check",
-    )
-    share_duplicates: bool = Field(
-        True, description="compute inputs with the same tokens once where they wait or are computed at the same time"
-    )
-
-
-class DispatchSettings(_Section):
-    """How a gateway cuts requests into chunks and sends them to replicas."""
-
-    chunk_tokens: int | None = Field(
-        None, ge=16, description="token budget of one RPC; unset: 16384 on GPU, 2048 on CPU"
-    )
-    chunk_inputs: int = Field(256, ge=1)
-    slots_per_replica: int = Field(2, ge=1, description="RPCs in flight per replica, gateway and length class")
-    max_deaths: int = Field(
-        3, ge=3, description="replicas that may die with one input before the input is refused as the cause"
-    )
-    silence_seconds: float = Field(
-        1.0, ge=0.1, description="a replica with work that neither replies nor answers a ping for so long is overtaken"
-    )
-    silence_multiple: float = Field(
-        4.0, ge=1, description="and one that pings but takes so many times longer than its measured rate lets expect"
-    )
-    retry_budget: float = Field(
-        0.1, ge=0, le=1, description="share of the traffic, in tokens, that may be sent a second time"
-    )
-    request_timeout_seconds: float = Field(
-        300.0, gt=0, description="deadline of a request that names none in x-request-timeout-seconds"
-    )
-    min_request_timeout_seconds: float = Field(0.05, gt=0, description="shorter ones asked for become this")
-    max_request_timeout_seconds: float = Field(3600.0, gt=0, description="longer ones asked for become this")
-
-
-class AdmissionSettings(_Section):
-    """When a request is answered 429 at once, instead of queued. Large requests are admitted whole or not at all."""
-
-    max_wait_seconds: float = Field(
-        10.0, gt=0, description="backlog of the cluster over its measured token rate, at most"
-    )
-    max_gateway_tokens: int = Field(4_000_000, ge=1, description="tokens that one gateway holds back, at most")
-    max_cluster_tokens: int = Field(40_000_000, ge=1, description="tokens waiting or running in the cluster, at most")
-
-
-class CacheSettings(_Section):
-    """Vectors that are kept, to answer inputs that were answered before without computing them again."""
-
-    max_mb: int = Field(
-        0, ge=0, description="memory of each gateway for them, the least recently used going first; 0: none are kept"
-    )
-
-
-class AutoscalingSettings(_Section):
-    """How the number of Embedder replicas follows the work. Off while `max_replicas` is unset."""
-
-    min_replicas: int = Field(1, ge=0, description="0: the pool may go to sleep; the next request wakes it")
-    max_replicas: int | None = Field(None, ge=1, description="unset: always as many as `replicas`")
-    target_backlog_seconds: float = Field(
-        1.0, gt=0, description="queued and running tokens over the measured rate, to stay below"
-    )
-    target_utilization: float = Field(0.8, gt=0, le=1, description="share of the measured rate to plan with")
-    interval_seconds: float = Field(1.0, gt=0, description="how often replicas report")
-    upscale_delay_seconds: float = Field(2.0, ge=0, description="how long more replicas must have been wanted")
-    downscale_delay_seconds: float = Field(300.0, ge=0, description="how long fewer replicas must have been enough")
-    downscale_to_zero_delay_seconds: float = Field(600.0, ge=0, description="how long none must have been needed")
-
-
-class MetricsSettings(_Section):
-    """Where metrics are kept and shown besides `GET /metrics`."""
-
-    directory: str | None = Field(
-        None, description="local folder of each node to count in; unset: in Ray's folder for the session"
-    )
-    node_port: int | None = Field(
-        None, ge=1, le=65535, description="port on which each node shows its own part, for a PodMonitor; unset: none"
-    )
-    peak_flops: float | None = Field(
-        None, gt=0, description="FLOP/s of one Embedder's device at its dtype; unset: known for common GPUs only"
-    )
-
-
-class CostSettings(_Section):
-    """What a device and a token cost, for `/v1/usage` and the cost metrics."""
-
-    price_book: str | None = Field(
-        None,
-        description="price book to use instead of the package's own, on every gateway's node; see deploy/prices.yaml",
-    )
-    gpu: str | None = Field(None, description="device of the price book that Embedders run on; unset: its default_gpu")
-    gpu_usd_per_hour: float | None = Field(None, gt=0, allow_inf_nan=False, description="instead of the book's price")
-    cpu_usd_per_hour: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="of one vCPU, where Embedders run without a GPU; unset: the book's"
-    )
-    token_factor: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="tokens that hosted APIs count for one token here, for all of them; unset: the book's factors",
-    )
+from serve_app.config.access import AuthSettings, LedgerSettings
+from serve_app.config.operating import AutoscalingSettings, CostSettings, MetricsSettings
+from serve_app.config.section import Section
+from serve_app.config.serving import AdmissionSettings, BatchSettings, CacheSettings, DispatchSettings, LimitSettings
+from serve_app.types import DEMO_MODEL_ID
 
 
 def _nest(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +49,7 @@ GATEWAY_LIVE = ("limits", "batch", "dispatch", "admission", "cache")
 EMBEDDER_LIVE = ("batch",)
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that can be set about a deployment."""
 
     model: str = Field(DEMO_MODEL_ID, description="Hugging Face id or local folder of a Qwen3-Embedding checkpoint")
@@ -254,6 +123,8 @@ class Settings(_Section):
     autoscaling: AutoscalingSettings = AutoscalingSettings()
     metrics: MetricsSettings = MetricsSettings()
     cost: CostSettings = CostSettings()
+    auth: AuthSettings = AuthSettings()
+    ledger: LedgerSettings = LedgerSettings()
 
     access_log: bool = Field(False, description="Serve's own line per request; costs throughput")
 
@@ -312,4 +183,6 @@ class Settings(_Section):
             raise ValueError("the demo checkpoint has no revisions: unset revision or choose a model")
         if self.tiktoken_file is not None and not self.token_ids.startswith("tiktoken:"):
             raise ValueError("tiktoken_file needs token_ids=tiktoken:<encoding>")
+        if self.ledger.path is not None and self.ledger.redis_url is not None:
+            raise ValueError("ledger.path and ledger.redis_url are two places for one ledger: set one of them")
         return self

@@ -1,0 +1,23 @@
+"""One settings tree: every default is stated here, once."""
+
+from serve_app.config.access import AuthSettings, LedgerSettings
+from serve_app.config.operating import AutoscalingSettings, CostSettings, MetricsSettings
+from serve_app.config.serving import AdmissionSettings, BatchSettings, CacheSettings, DispatchSettings, LimitSettings
+from serve_app.config.settings import EMBEDDER_LIVE, GATEWAY_LIVE, Settings, default_tokens
+
+__all__ = [
+    "EMBEDDER_LIVE",
+    "GATEWAY_LIVE",
+    "AdmissionSettings",
+    "AuthSettings",
+    "AutoscalingSettings",
+    "BatchSettings",
+    "CacheSettings",
+    "CostSettings",
+    "DispatchSettings",
+    "LedgerSettings",
+    "LimitSettings",
+    "MetricsSettings",
+    "Settings",
+    "default_tokens",
+]
