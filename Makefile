@@ -44,6 +44,13 @@ $(VENV)/.prometheus: $(VENV)/.base
 	done
 	@touch $@
 
+# And the real Redis. Its libraries come with the package, so that is installed; RUNLEVEL=1 keeps it from being started.
+redis: ## install redis-server, which tests run, where it's missing
+	@command -v redis-server >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "Install Redis first: redis-server wasn't found."; exit 1; }; \
+		apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server; \
+	}
+
 prometheus: $(VENV)/.prometheus ## put the real prometheus and promtool into .venv, which tests run
 setup: $(VENV)/.installed ## install into .venv what serving needs
 setup-dev: $(VENV)/.installed-dev ## install also what tests and benchmarks need
@@ -52,7 +59,7 @@ serve: setup ## serve MODEL (default: the demo checkpoint) on PORT, with REPLICA
 	@exec $(BIN)/embedserve up --model '$(MODEL)' --port $(PORT) --replicas $(REPLICAS) --gateways $(GATEWAYS) $(SERVE_ARGS)
 
 # With more threads the two processes' torch would wait for each other's cores, ten times as long as it computes.
-test: setup-dev prometheus ## run all tests
+test: setup-dev prometheus redis ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 15 $(PYTEST_ARGS)
 
 check: setup-dev ## lint, types, format, import law

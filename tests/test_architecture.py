@@ -37,6 +37,7 @@ THIRD_PARTY = {
     "serve_app.access.redis_limiter": {"redis"},
     "telemetry": {"prometheus_client", "pydantic", "msgspec"},
     "bench": {"httptools", "uvloop", "orjson", "numpy", "typer", "rich", "matplotlib", "jinja2", "markupsafe"},
+    "serve_app.telemetry.ledger_redis": {"redis"},
     "serve_app.telemetry.tracing": {"opentelemetry"},
     "serve_app.telemetry.nodes": {"ray"},  # the one file that carries metrics from node to node
 }

@@ -19,8 +19,9 @@ from serve_app.api.app import build_app
 from serve_app.cli import app
 from serve_app.cluster.usage import pricing, usage_route
 from serve_app.config import CostSettings, Settings
-from serve_app.telemetry.cost import Totals, consumption
+from serve_app.telemetry.cost import consumption
 from serve_app.telemetry.cost_metrics import cost_metrics
+from serve_app.telemetry.snapshot import Family, Snapshot
 from serve_app.telemetry.usage import UsageReport, usage_report
 from serve_app.telemetry.usage_table import usage_table
 from tests.test_cost import TOTALS
@@ -29,13 +30,16 @@ from tests.test_openapi import Ones
 PRICES = pricing(CostSettings(gpu="aws:a10g"))
 
 
-async def totals() -> Totals:
-    return TOTALS
+async def counted() -> dict[str, Snapshot]:
+    snapshot = Snapshot()
+    for series, value in TOTALS.items():
+        snapshot.put(Family(series[0], "counter", ""), series, value)
+    return {"here": snapshot}
 
 
 @pytest.fixture
 async def document_and_reply() -> tuple[dict[str, Any], dict[str, Any]]:
-    service = build_app(Ones(), extra_routes=[usage_route(totals, PRICES)])
+    service = build_app(Ones(), extra_routes=[usage_route(counted, PRICES)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://test") as client:
         reply = await client.get("/v1/usage")
         assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")

@@ -15,11 +15,13 @@ from serve_app.api.cohere_request import EmbedRequest, EmbedRequestV1
 from serve_app.api.errors import PASSING
 from serve_app.api.openai import EmbeddingsRequest, dimension_range
 from serve_app.api.prompts import prompts_of
-from serve_app.api.routing import Route
+from serve_app.api.routing import Access, Route
 from serve_app.api.tei_schema import bound_tei
 from serve_app.types import Limits, ServedModel
 
 _REF = "#/components/schemas/{name}"
+
+_BEARER = "apiKey"
 
 _RETRY_HEADERS = {
     "retry-after": {"description": "Whole seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
@@ -55,7 +57,7 @@ def document(routes: Sequence[Route], models: Sequence[ServedModel], limits: Lim
         "openapi": "3.1.0",
         "info": {"title": "embedserve", "version": version, "description": _describe(models)},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": {_BEARER: {"type": "http", "scheme": "bearer"}}},
     }
 
 
@@ -104,6 +106,10 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         operation["responses"][str(status)] = _response(HTTPStatus(status).phrase, body, schemas)
         if status in PASSING or status == HTTPStatus.GATEWAY_TIMEOUT:
             operation["responses"][str(status)]["headers"] = _RETRY_HEADERS
+    if route.access is not Access.PUBLIC:
+        operation["security"] = [{_BEARER: []}, {}]  # a server without keys wants none
+        for status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            operation["responses"].setdefault(str(status.value), _response(status.phrase, route.error, schemas))
     operation["responses"]["default"] = _response("Error", route.error, schemas)
     names = re.findall(r"{(\w+)}", route.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]

@@ -22,6 +22,7 @@ from serve_app.cluster.feed import feed_of
 from serve_app.cluster.gateway_telemetry import GatewayTelemetry
 from serve_app.cluster.guarding import Guarding
 from serve_app.cluster.health import ReplicaHealth
+from serve_app.cluster.ledger import Ledger, store_of
 from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.rules import DispatchRules
@@ -125,9 +126,12 @@ class Gateway:
             keys,
             settings.auth.metrics_public,
         )
-        self._extra_routes = [self._telemetry.route, usage_route(self._telemetry.totals, prices)]
+        self._nodes = nodes
+        self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own)
+        self._extra_routes = [self._telemetry.route, usage_route(nodes.by_directory, prices, self._ledger)]
         self._telemetry.start(self._service)
         self._tasks = TaskGroup()
+        self._tasks.spawn(self._ledger.keep(nodes.by_directory))
         if self._guarding is not None:
             self._tasks.spawn(self._guarding.keys.watch())
         self._app = self._built()
@@ -136,6 +140,7 @@ class Gateway:
     async def drain(self) -> None:
         """Refuse new requests; return once the accepted ones are computed."""
         await self._service.drain()
+        await self._ledger.save_now(self._nodes.by_directory)
 
     async def vitals(self) -> dict[str, int]:
         """See `vitals`; and the tokens that wait here and those sent and not answered yet."""

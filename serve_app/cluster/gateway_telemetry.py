@@ -93,11 +93,6 @@ class GatewayTelemetry:
                 prompt_tokens=outcome.prompt_tokens,
             )
 
-    async def totals(self) -> dict[Series, float]:
-        """What the whole cluster has counted, by full sample name and labels: `("embedserve_prompt_tokens_total", (("dialect",
-        "openai"), ("model", …)))`. Histograms only by `_sum` and `_count`."""
-        return (await self._nodes.total()).totals()
-
     async def show(self, request: Request) -> Reply:
         """`GET /metrics`."""
         total, replicas = await asyncio.gather(self._nodes.total(), self._replicas())

@@ -15,7 +15,7 @@ class KeyMetrics:
         self._inputs = counter("key_inputs", "Inputs of the same.", "key", "model")
         self._tokens = counter("key_prompt_tokens", "Tokens of the same, as billed.", "key", "model")
         self._refusals = counter("key_refusals", "Requests refused for a limit of their API key.", "key", "limit")
-        self._alone = counter("limits_without_redis", "Limits decided by one gateway, since Redis was away.").labels()
+        self._alone = counter("limits_without_redis", "Limits decided by one gateway, since Redis was away.")
         self._billed: dict[tuple[str, str], tuple[Counter, Counter, Counter]] = {}
 
     def billed(self, key: str, model: str, inputs: int, tokens: int) -> None:

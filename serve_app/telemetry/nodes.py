@@ -137,6 +137,10 @@ class Nodes:
 
     async def total(self) -> Snapshot:
         """What the whole cluster has counted, as of now but for nodes that don't answer. Raises OSError, as files do."""
+        return add_all((await self.by_directory()).values())
+
+    async def by_directory(self) -> dict[str, Snapshot]:
+        """The same by the ids of the directories in which it was counted."""
         asked = {asyncio.ensure_future(exporter.take.remote()): node for node, exporter in self._exporters.items()}
         answers = await self._answers(asked, OWN_PATIENCE_SECONDS)
         if self.own.path.exists() and self.own.id not in answers:
@@ -147,9 +151,9 @@ class Nodes:
             task.cancel()
         gone = await self._remembered(answers.keys())
         self._seen |= answers | gone
-        return add_all(
-            [*map(Snapshot.decode, answers.values()), *(Snapshot.decode(data).lasting() for data in gone.values())]
-        )
+        return {id_: Snapshot.decode(data) for id_, data in answers.items()} | {
+            id_: Snapshot.decode(data).lasting() for id_, data in gone.items()
+        }
 
     async def _answers(self, asked: dict[asyncio.Future[Any], str], patience: float) -> dict[str, bytes]:
         """What comes within `patience` seconds, by the directory's id."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_app.telemetry.claim import CLAIMED_OFFER, ClaimReport, check_claim
 from serve_app.telemetry.cost import (
@@ -12,6 +12,7 @@ from serve_app.telemetry.cost import (
     device_usd,
     usd_per_million,
 )
+from serve_app.telemetry.ledger import KeyUsage
 from serve_app.telemetry.prices import Pricing
 
 
@@ -64,7 +65,7 @@ class UsageReport:
     replicas held. `utilisation` (0 to 1) is the share of that time in which they computed; `tokens_per_second` is one device's
     average over all of the time, `full_load_tokens_per_second` over the time in which it computed: at low load batches are small,
     so that more load would raise it, and what is projected from it errs against this service. None stands where nothing was
-    counted yet.
+    counted yet. `keys` is what each API key has used, at the average cost of a million tokens; those rows may go back further.
     """
 
     object: str
@@ -83,6 +84,7 @@ class UsageReport:
     hosted: list[HostedCost]
     projections: list[Projection]
     claim: ClaimReport | None
+    keys: list[KeyUsage] = field(default_factory=list)
 
 
 def usage_report(used: Consumption, pricing: Pricing) -> UsageReport:
