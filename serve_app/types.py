@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -99,13 +99,8 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
 
 
-class Quota(NamedTuple):
-    """What is left of a caller's limit: `kind` is `requests` or `tokens`, `reset` seconds until all of it will be there again."""
-
-    kind: str
-    limit: int
-    remaining: int
-    reset: float
+Quota: TypeAlias = tuple[str, int, int, float]
+"""What is left of a caller's limit: its kind (`requests`, `tokens`), the limit, how much remains, seconds until all is there again."""
 
 
 class Grant(Protocol):

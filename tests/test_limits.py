@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.access.limiter import Ask, ShareLimiter
+from serve_app.access.key import Ask
+from serve_app.access.limiter import ShareLimiter
 from serve_app.access.window import Window
 from serve_app.api.guard import duration
 from tests.guarded import Guarded, key

@@ -12,7 +12,8 @@ import pytest
 from redis import Redis
 
 from serve_app.access import redis_limiter
-from serve_app.access.limiter import Ask, ShareLimiter
+from serve_app.access.key import Ask
+from serve_app.access.limiter import ShareLimiter
 from serve_app.access.redis_limiter import RedisLimiter
 from serve_app.access.window import Taken
 from serve_app.telemetry.ledger import Used

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from serve_app.access.key import ApiKey
-from serve_app.access.limiter import Ask, Limiter
+from serve_app.access.key import REQUESTS, TOKENS, ApiKey, Ask
+from serve_app.access.limiter import Limiter
 from serve_app.access.window import Taken
 from serve_app.errors import ModelNotAllowedError, RateLimitedError, TooManyTokensError
 from serve_app.types import EmbedJob, Priority, Quota
 
-REQUESTS, TOKENS, CONCURRENT = "requests", "tokens", "concurrent"
+CONCURRENT = "concurrent"
 
 LONGEST_WAIT_SECONDS = 60.0
 """What nobody is told to exceed: OpenAI's clients sit out no more."""
@@ -45,15 +45,9 @@ class KeyGrant:
 
     async def enter(self) -> None:
         """Count the request. Raises `RateLimitedError` where the key has too many at once or in the last minute."""
-        key, entrance = self._key, self._entrance
         self._come_in()
-        asks = []
-        if key.requests_per_minute is not None:
-            asks.append(Ask(key.name, REQUESTS, key.requests_per_minute, 1))
-        if key.tokens_per_minute is not None:
-            asks.append(Ask(key.name, TOKENS, key.tokens_per_minute, 0))
-        if asks:
-            for ask, taken in zip(asks, await entrance.limiter.take(asks), strict=True):
+        if asks := self._key.asks:
+            for ask, taken in zip(asks, await self._entrance.limiter.take(asks), strict=True):
                 self._taken[ask.kind] = taken
                 if ask.amount and taken.wait:
                     raise self._limited(ask, taken)
@@ -101,11 +95,11 @@ class KeyGrant:
 
     def quotas(self) -> list[Quota]:
         """What is left of the limits there are, as far as known."""
-        most, key = self._entrance.limiter.most, self._key
-        quotas = []
-        for kind, limit in ((REQUESTS, key.requests_per_minute), (TOKENS, key.tokens_per_minute)):
-            if limit is not None and (taken := self._taken.get(kind)) is not None:
-                quotas.append(Quota(kind, most(limit), max(0, most(limit) - taken.used), taken.reset))
+        quotas: list[Quota] = []
+        for _, kind, limit, _ in self._key.asks:
+            if (taken := self._taken.get(kind)) is not None:
+                most = self._entrance.limiter.most(limit)
+                quotas.append((kind, most, max(0, most - taken.used), taken.reset))
         return quotas
 
     def _come_in(self) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hmac import compare_digest
+from typing import NamedTuple
+
+REQUESTS, TOKENS = "requests", "tokens"
 
 HASH = r"^sha256:[0-9a-f]{64}\Z"
 """What a hash looks like in files and settings."""
@@ -22,13 +25,25 @@ LONGEST = 256
 """Bytes of a key. Nothing longer is looked at."""
 
 
+class Ask(NamedTuple):
+    """`amount` more of what the `kind` of limit, `requests` or `tokens`, counts for the key `name`; 0 only to see how it is.
+
+    `limit` is that of the whole service.
+    """
+
+    name: str
+    kind: str
+    limit: int
+    amount: int
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """What is known of one key; the secret itself isn't.
 
     `name` goes into logs and metrics. `hashes` are several while a secret is being replaced. Limits are None where there is none;
     those by the minute hold for any 60 seconds. `bulk`: its requests yield to interactive work, whatever they ask for. `models` are
-    ids, or last parts of ids, in lower case. `admin`: it sees what others have used.
+    ids, or last parts of ids, in lower case. `admin`: it sees what others have used. `asks` is what each of its requests asks for.
     """
 
     name: str
@@ -39,6 +54,15 @@ class ApiKey:
     bulk: bool = False
     models: frozenset[str] | None = None
     admin: bool = False
+    asks: tuple[Ask, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        asks = []
+        if self.requests_per_minute is not None:
+            asks.append(Ask(self.name, REQUESTS, self.requests_per_minute, 1))
+        if self.tokens_per_minute is not None:
+            asks.append(Ask(self.name, TOKENS, self.tokens_per_minute, 0))
+        object.__setattr__(self, "asks", tuple(asks))
 
     def allows(self, model: str) -> bool:
         """Whether it may use the model with this id."""

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from serve_app.access.key import Ask
 from serve_app.access.window import Taken, Window
-
-
-class Ask(NamedTuple):
-    """`amount` more of what the `kind` of limit, `requests` or `tokens`, counts for the key `name`; 0 only to see how it is.
-
-    `limit` is that of the whole service.
-    """
-
-    name: str
-    kind: str
-    limit: int
-    amount: int
 
 
 class Limiter(Protocol):
@@ -49,12 +38,14 @@ class ShareLimiter:
 
     def take_now(self, asked: Sequence[Ask]) -> list[Taken]:
         """The same without waiting."""
-        now = self._clock()
-        return [self._window(name, kind).take(now, self.most(limit), amount) for name, kind, limit, amount in asked]
+        now, gateways = self._clock(), self.gateways
+        return [
+            self._window(name, kind).take(now, limit // gateways or 1, amount) for name, kind, limit, amount in asked
+        ]
 
     def note(self, ask: Ask) -> None:
         """Count what was given elsewhere."""
-        self._window(ask.name, ask.kind).add(self._clock(), ask.amount)
+        self._window(ask.name, ask.kind).add(int(self._clock()), ask.amount)
 
     def _window(self, name: str, kind: str) -> Window:
         window = self._windows.get((name, kind))

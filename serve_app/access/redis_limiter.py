@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from serve_app.access.limiter import Ask, ShareLimiter
+from serve_app.access.key import Ask
+from serve_app.access.limiter import ShareLimiter
 from serve_app.access.window import Taken
 
 logger = logging.getLogger(__name__)

@@ -8,13 +8,12 @@ limit through within 60 seconds; a log of entries needs one for each token.)
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """The answer to "may I have so much more?".
 
     `used` is what counts against the limit now, this amount included if it was given. `wait` is 0 if it was, else in how many seconds
@@ -37,28 +36,27 @@ class Window:
 
     def take(self, now: float, limit: int, amount: int) -> Taken:
         """Use `amount` more if that keeps within `limit`."""
-        self._forget(now)
+        second, seconds = int(now), self._seconds
+        if seconds and seconds[0][0] < second - SECONDS:
+            self._forget(second - SECONDS)
         wait = 0.0
         if self.used + amount <= limit:
-            self.add(now, amount)
+            self.add(second, amount)
         else:
             wait = self._wait(now, limit, amount)
-        seconds = self._seconds
         return Taken(self.used, wait, seconds[-1][0] + SECONDS + 1 - now if seconds else 0.0)
 
-    def add(self, now: float, amount: int) -> None:
-        """Use `amount` more, whatever the limit."""
-        if not amount:
-            return
-        second = int(now)
-        if self._seconds and self._seconds[-1][0] == second:
-            self._seconds[-1][1] += amount
-        else:
-            self._seconds.append([second, amount])
-        self.used += amount
+    def add(self, second: int, amount: int) -> None:
+        """Use `amount` more in this second, whatever the limit."""
+        if amount:
+            seconds = self._seconds
+            if seconds and seconds[-1][0] == second:
+                seconds[-1][1] += amount
+            else:
+                seconds.append([second, amount])
+            self.used += amount
 
-    def _forget(self, now: float) -> None:
-        oldest = int(now) - SECONDS
+    def _forget(self, oldest: int) -> None:
         seconds = self._seconds
         while seconds and seconds[0][0] < oldest:
             self.used -= seconds.popleft()[1]

@@ -79,14 +79,16 @@ class App:
                     await self._enter(request, None)
                     reply = self._options(request)
                 else:
-                    route = await self._find(request)
-                    await self._enter(request, route)
+                    try:
+                        route = self.router.find(request.method, request.path)
+                    except RequestError:
+                        await self._enter(request, None)  # who has no key isn't told which paths there are
+                        raise
+                    if self.guard is not None:
+                        await self._enter(request, route)
                     reply = await route.handler(request)
             except ClientDisconnectedError:
                 pass
-            except AuthenticationError as error:
-                reply = self._error(error, request)
-                reply.headers.append(CHALLENGE)
             except MethodNotAllowedError as error:
                 reply = self._error(error, request)
                 reply.headers.append(self._allow(request))
@@ -105,14 +107,10 @@ class App:
             await send_reply(send, request, reply)
 
     def _error(self, error: RequestError, request: Request) -> Reply:
-        return self.router.errors(request.path)(error, request)
-
-    async def _find(self, request: Request) -> Route:
-        try:
-            return self.router.find(request.method, request.path)
-        except RequestError:
-            await self._enter(request, None)  # who has no key isn't told which paths there are
-            raise
+        reply = self.router.errors(request.path)(error, request)
+        if isinstance(error, AuthenticationError):
+            reply.headers.append(CHALLENGE)
+        return reply
 
     async def _enter(self, request: Request, route: Route | None) -> None:
         """Let a request in, or raise what it's refused with. What is guarded is the route that the router found, and no other reading

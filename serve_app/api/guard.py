@@ -32,15 +32,18 @@ class Guard(Protocol):
         """The pass of whoever sent this `Authorization` header. Raises `MissingKeyError` and `InvalidKeyError`."""
 
 
+_NAMES = {
+    kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
+    for kind in ("requests", "tokens")
+}
+
+
 def quota_headers(quotas: Sequence[Quota]) -> list[tuple[bytes, bytes]]:
     """OpenAI's `x-ratelimit-*` headers."""
     headers = []
-    for kind, limit, remaining, reset in quotas:
-        headers += [
-            (b"x-ratelimit-limit-" + kind.encode(), b"%d" % limit),
-            (b"x-ratelimit-remaining-" + kind.encode(), b"%d" % remaining),
-            (b"x-ratelimit-reset-" + kind.encode(), duration(reset)),
-        ]
+    for kind, most, left, reset in quotas:
+        limit_name, remaining_name, reset_name = _NAMES[kind]
+        headers += [(limit_name, b"%d" % most), (remaining_name, b"%d" % left), (reset_name, duration(reset))]
     return headers
 
 

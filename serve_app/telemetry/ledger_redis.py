@@ -23,10 +23,10 @@ class RedisStore:
     def load(self) -> dict[str, Source]:
         """See `LedgerStore`."""
         try:
-            found = self._redis.hgetall(self._key)
+            found: Any = self._redis.hgetall(self._key)
         except RedisError as error:
             raise OSError(f"The ledger in Redis can't be read: {type(error).__name__}") from None
-        return {id_.decode(): _decode(data) for id_, data in found.items()}  # type: ignore[union-attr]
+        return {id_.decode(): _decode(data) for id_, data in found.items()}
 
     def save(self, sources: Mapping[str, Source]) -> None:
         """See `LedgerStore`. Two gateways may save at once, so what is written is what was read, unless somebody wrote meanwhile."""
