@@ -62,5 +62,7 @@ class Source(Protocol):
     def backlog(self) -> Backlog:
         """See `Dispatcher.backlog`."""
 
-    async def embed(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
-        """See `Dispatcher.embed`."""
+    async def embed(
+        self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float, tenant: str = ""
+    ) -> Embedded:
+        """See `Dispatcher.embed`; nothing is shared between tenants."""
