@@ -76,6 +76,7 @@ bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens o
 	$(BIN)/python -m loadtest.bench_engine --lengths 16 128 512 --seconds 4 --out loadtest/results/engine_short.json
 	$(BIN)/python -m loadtest.bench_engine --case queries --out loadtest/results/engine_queries.json
 	$(BIN)/python -m loadtest.bench_metrics --out loadtest/results/metrics.json
+	$(BIN)/python -m loadtest.bench_keys --out loadtest/results/keys.json
 	$(BIN)/python -m loadtest.bench_http --out loadtest/results/http.json
 	$(BIN)/python -m loadtest.bench_scaling --out loadtest/results/scaling.json
 	$(BIN)/python -m loadtest.bench_routing --out loadtest/results/routing.json

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -55,6 +56,7 @@ def serve_here(
     serving = False
     stopping = _stop_on_signals()
     try:
+        settings = _from_here(settings)
         open_model(settings)  # what can't be served is found out before anything starts
         pricing(settings.cost)
         keys_of(settings.auth)
@@ -129,6 +131,16 @@ def _cpus_needed(settings: Settings) -> int:
     embedders, gateways = settings.most_replicas + 1, settings.gateways + 1
     reserved = embedders * settings.num_cpus + gateways * settings.gateway_num_cpus
     return max(os.cpu_count() or 1, math.ceil(reserved))
+
+
+def _from_here(settings: Settings) -> Settings:
+    """The settings with absolute paths where gateways, which run in other folders, read and write."""
+    auth, ledger = settings.auth, settings.ledger
+    if auth.keys_file is not None:
+        auth = auth.model_copy(update={"keys_file": str(Path(auth.keys_file).expanduser().resolve())})
+    if ledger.path is not None:
+        ledger = ledger.model_copy(update={"path": str(Path(ledger.path).expanduser().resolve())})
+    return settings.model_copy(update={"auth": auth, "ledger": ledger})
 
 
 def _placed(settings: Settings) -> Settings:
