@@ -60,3 +60,12 @@ def test_the_command(tmp_path: Path) -> None:
     code, said = check(bad)
     assert code == 1
     assert "args: replicas: Input should be greater than or equal to 1" in said
+
+
+def test_a_file_of_keys_that_is_here_is_looked_over_too(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    config = GOOD.replace("replicas: 2", f"auth.keys_file: {file}").encode()
+    assert problems(config) == [], "it needs to be on the gateways' nodes, not here"
+    file.write_text("keys: [{name: a}]")
+    (problem,) = problems(config)
+    assert problem.startswith(f"args: auth: The file of API keys {file} can't be used")

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from serve_app.cluster.guarding import keys_of
 from serve_app.cluster.usage import pricing
 from serve_app.config import EMBEDDER_LIVE, GATEWAY_LIVE, Settings
 
@@ -44,6 +45,12 @@ def _in_application(application: dict[str, Any]) -> Iterator[str]:
             pricing(settings.cost)
         except ValueError as error:
             yield f"args: cost: {error}"
+    # The same goes for the file of API keys.
+    if settings.auth.keys_file is not None and Path(settings.auth.keys_file).exists():
+        try:
+            keys_of(settings.auth)
+        except ValueError as error:
+            yield f"args: auth: {error}"
     for deployment in application.get("deployments") or []:
         name = str(deployment.get("name"))
         if name not in LIVE:
