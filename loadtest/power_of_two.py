@@ -46,7 +46,9 @@ class OneCallEach:
         self._model = model
         self._ids = count(1)
 
-    async def embed(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
+    async def embed(
+        self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float, tenant: str = ""
+    ) -> Embedded:
         """The vectors of one request's inputs. Raises the error of the first that failed."""
         n = len(token_ids)
         envelope = Envelope(

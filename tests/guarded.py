@@ -15,7 +15,7 @@ from serve_app.api.app import App, Outcome, build_app
 from serve_app.api.http import Reply, Request
 from serve_app.api.routing import Access, Route
 from serve_app.types import EmbedJob, EmbedResult
-from tests.test_app import InProcess
+from tests.in_process import InProcess
 
 
 class Charging(InProcess):

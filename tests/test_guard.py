@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from serve_app.access.key import hashed
 from serve_app.api.routing import Access
 from tests.guarded import Guarded, key
-from tests.test_app import BODY, MODEL
+from tests.in_process import MODEL
+from tests.test_app import BODY
 
 POST = json.dumps(BODY).encode()
 JSON = (b"content-type", b"application/json")

@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.api.routing import OPS
 from tests.guarded import Guarded, key
-from tests.test_app import BODY, MODEL
+from tests.in_process import MODEL
+from tests.test_app import BODY
 
 COHERE = {"model": MODEL, "texts": ["hello"], "input_type": "search_document", "embedding_types": ["float"]}
 BODIES: dict[str, dict[str, Any]] = {

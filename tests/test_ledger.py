@@ -23,7 +23,8 @@ from serve_app.telemetry.ledger import Used, rows_of
 from serve_app.telemetry.snapshot import Snapshot
 from tests.counted import counted
 from tests.guarded import Guarded, key
-from tests.test_app import BODY, MODEL
+from tests.in_process import MODEL
+from tests.test_app import BODY
 
 __all__ = ["counted"]
 

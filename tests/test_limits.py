@@ -12,7 +12,8 @@ import pytest
 
 from serve_app.api.guard import duration
 from tests.guarded import Guarded, key
-from tests.test_app import BODY, MODEL
+from tests.in_process import MODEL
+from tests.test_app import BODY
 
 
 def limits(reply: httpx.Response, kind: str = "requests") -> tuple[str | None, ...]:

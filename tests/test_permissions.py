@@ -9,7 +9,8 @@ import pytest
 from serve_app.api.routing import Access
 from serve_app.types import Priority
 from tests.guarded import Guarded, key
-from tests.test_app import BODY, MODEL
+from tests.in_process import MODEL
+from tests.test_app import BODY
 from tests.test_guard import GOOD, POST
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from serve_app.api.app import build_app
 from serve_app.cluster.admission import Admission, Bounds
+from serve_app.cluster.answers import Answers
 from serve_app.cluster.dispatcher import Dispatcher
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.replicas import ReplicaSet
@@ -72,7 +73,7 @@ class Gateway:
             ServedModel("m", HIDDEN, 512),
             Limits(),
             JobTokenizer(tokenizer(), Limits(), 1280),
-            self.dispatcher,
+            Answers(self.dispatcher, model="m", hidden_size=HIDDEN, share=False),
             ReplicaHealth(self.transport, replicas, lambda: Ping("g"), fresh=0),
             self.admission,
             Timeouts(300.0, 0.05, 3600.0),

@@ -43,12 +43,16 @@ class FakeDispatcher:
     def __init__(self) -> None:
         self.waiting = Backlog(replicas=1)
         self.deadlines: list[float] = []
+        self.tenants: list[str] = []
 
     def backlog(self) -> Backlog:
         return self.waiting
 
-    async def embed(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
+    async def embed(
+        self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float, tenant: str = ""
+    ) -> Embedded:
         self.deadlines.append(deadline)
+        self.tenants.append(tenant)
         n = len(token_ids)
         return Embedded(np.ones((n, 4), np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32))
 

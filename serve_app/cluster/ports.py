@@ -62,7 +62,14 @@ class Source(Protocol):
     def backlog(self) -> Backlog:
         """See `Dispatcher.backlog`."""
 
+    async def embed(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
+        """See `Dispatcher.embed`."""
+
+
+class TenantSource(Source, Protocol):
+    """A source that keeps callers apart."""
+
     async def embed(
         self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float, tenant: str = ""
     ) -> Embedded:
-        """See `Dispatcher.embed`; nothing is shared between tenants."""
+        """See `Answers.embed`."""

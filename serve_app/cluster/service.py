@@ -12,7 +12,7 @@ import numpy as np
 from serve_app import __version__
 from serve_app.cluster.admission import Admission
 from serve_app.cluster.health import ReplicaHealth
-from serve_app.cluster.ports import Source
+from serve_app.cluster.ports import TenantSource
 from serve_app.cluster.token_texts import decoded, tokenized
 from serve_app.cluster.tokenize import JobTokenizer, estimated_tokens
 from serve_app.errors import DeadlineExceededError, UnavailableError
@@ -48,7 +48,7 @@ class EmbeddingService:
         model: ServedModel,
         limits: Limits,
         tokenizer: JobTokenizer,
-        source: Source,
+        source: TenantSource,
         health: ReplicaHealth,
         admission: Admission,
         timeouts: Timeouts,
