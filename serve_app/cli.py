@@ -13,7 +13,7 @@ import psutil
 import typer
 
 from serve_app import __version__
-from serve_app.access.key import hashed
+from serve_app.access.key import LONGEST, hashed
 from serve_app.bench.command import bench_command
 from serve_app.cluster import instance
 from serve_app.cluster.environment import Ports, run_directory, serve_environment
@@ -72,6 +72,10 @@ def up(
         if len(secret) < SHORTEST_KEY:
             _fail(
                 f"{API_KEY} has fewer than {SHORTEST_KEY} characters, so it could be guessed. `embedserve keys new NAME` makes one."
+            )
+        if len(secret.encode()) > LONGEST or secret != secret.strip():
+            _fail(
+                f"{API_KEY} can't be sent in a header: it needs to have at most {LONGEST} bytes, and no spaces at its ends."
             )
         arguments["auth.key_hash"] = hashed(secret)
     settings = _settings(arguments)

@@ -113,12 +113,20 @@ def test_a_key_in_the_environment_becomes_a_hash_and_goes_no_further(started: li
     assert SECRET not in repr(started[0]) + result.output
 
 
-def test_a_key_that_can_be_guessed_is_refused(started: list[Settings]) -> None:
-    os.environ["EMBEDSERVE_API_KEY"] = "guess me"
+@pytest.mark.parametrize(
+    ("secret", "says"),
+    [
+        ("guess me", "has fewer than 20 characters"),
+        ("x" * 257, "at most 256 bytes"),
+        (SECRET + "\n", "no spaces at its ends"),
+    ],
+)
+def test_a_key_that_is_no_good_is_refused(started: list[Settings], secret: str, says: str) -> None:
+    os.environ["EMBEDSERVE_API_KEY"] = secret
     result = up()
     assert result.exit_code == 1
-    assert "has fewer than 20 characters" in result.output
-    assert "guess me" not in result.output
+    assert says in result.output
+    assert secret not in result.output
     assert started == []
 
 
