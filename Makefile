@@ -12,7 +12,7 @@ GATEWAYS ?= 1
 SERVE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help prometheus setup setup-dev serve test check format bench roofline chaos load soak clean
+.PHONY: help prometheus redis setup setup-dev serve test check format bench roofline chaos load soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
