@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.cluster.served import open_model, run_with
+from serve_app.cluster.served import fingerprint, open_model, run_with
 from serve_app.config import Settings
 from serve_app.errors import CheckpointError
 from serve_app.types import ServedModel
@@ -60,3 +60,10 @@ def test_how_it_is_run(num_gpus: float, settings: dict[str, Any], known: tuple[A
     served = run_with(ServedModel("a", 64, 512), Settings(**settings), num_gpus)
     assert (served.dtype, served.device, served.max_batch_tokens, served.max_batch_inputs) == known
     assert (served.id, served.dimensions, served.max_input_tokens) == ("a", 64, 512)
+
+
+def test_what_gives_other_vectors_has_another_fingerprint(folder: Path) -> None:
+    named = [{"dtype": "auto"}, {"dtype": "bfloat16"}, {"dtype": "int8"}, {"dtype": "int8", "replicas": 2}]
+    found = [fingerprint(Settings.model_validate({"model": str(folder), **settings}), folder) for settings in named]
+    assert len(set(found)) == 3
+    assert found[2] == found[3]

@@ -80,8 +80,8 @@ def served_id(settings: Settings, folder: Path) -> str:
 
 
 def fingerprint(settings: Settings, folder: Path) -> str:
-    """Equal in gateways and replicas that give equal vectors: different for another model, revision, tokenizer or dtype. Weights aren't
-    read."""
+    """Equal in gateways and replicas that give equal vectors: another for another model, revision, tokenizer or dtype. Weights
+    aren't read."""
     digest = hashlib.sha256(f"{settings.model}@{settings.revision} {settings.dtype}".encode())
     for name in ("config.json", "tokenizer.json"):
         digest.update((folder / name).read_bytes())
