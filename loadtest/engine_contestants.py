@@ -14,7 +14,7 @@ from torch import Tensor
 from serve_app.engine.engine import Engine
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import ModelConfig
-from serve_app.engine.precision import pick_precision
+from serve_app.engine.precision import Precision, pick_precision
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.engine.weights import LayerWeights, Weights, named_tensors
 from serve_app.types import Vectors
@@ -113,7 +113,11 @@ def sentence_transformers(model: Any, folder: Path) -> SentenceTransformers | No
 def ours(config: ModelConfig, weights: Weights, dtype: str, max_batch_tokens: int | None) -> Engine:
     """Our engine with these float32 or bfloat16 weights, computing in `dtype`: any name that settings take."""
     precision = pick_precision(dtype, weights.embedding.device)
-    model = Model(config, in_dtype(weights, precision.dtype), precision.project)
+    return around(Model(config, in_dtype(weights, precision.dtype), precision.project), precision, max_batch_tokens)
+
+
+def around(model: Model, precision: Precision, max_batch_tokens: int | None) -> Engine:
+    """A new engine, which has seen no inputs and keeps no prefixes yet."""
     engine = Engine(model, max_batch_tokens=max_batch_tokens, precision=precision, graphs=model.can_be_recorded)
     if engine.device.type == "cuda":
         engine.warmup()  # records the graphs
