@@ -24,7 +24,7 @@ QUICK = ("--seconds", "0.2", "--warm-seconds", "0.05", "--rounds", "2", "--conne
 def bench(*arguments: str, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "serve_app.cli", "bench", *arguments, "--out", str(out)]
     env = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
 
 
 def test_openai_and_cohere_targets_make_one_report(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ EMPTY = {
     "Model FLOPs utilisation (MFU) A": "the same",
     "Model FLOPs utilisation (MFU) B": "the same",
     "GPU memory A": "there is no GPU",
+    "embedserve:cache_hits:ratio_rate5m": "no vectors are kept unless cache.max_mb says so",
+    "Answers that were kept A": "the same",
     "Failed requests per second A": "no request fails; a status that never occurred has no series",
 }
 
