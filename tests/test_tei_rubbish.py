@@ -29,6 +29,7 @@ APP = build_app(Tokenizing())
 GOOD: dict[str, dict[str, Any]] = {
     "/embed": {"inputs": "a"},
     "/": {"inputs": ["a", "b"]},
+    "/embed_all": {"inputs": ["a", "b"]},
     "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
     "/tokenize": {"inputs": ["a"]},
     "/decode": {"ids": [1]},
