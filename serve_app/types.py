@@ -16,10 +16,17 @@ import numpy.typing as npt
 TokenIds = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
 
-ENVELOPE_VERSION = 2
+ENVELOPE_VERSION = 3
 
 DEMO_MODEL_ID = "embedserve/demo"
 """The checkpoint this package makes itself, so that everything runs out of the box."""
+
+
+TOKEN_VALUES = 8 * 2**20
+"""Numbers of a reply with the vectors of all tokens, unless a setting says otherwise: about 100 MB of JSON."""
+
+MOST_TOKEN_VALUES = 48 * 2**20
+"""And at most: one input's travel in one message, of 192 MiB then, which is within gRPC's limit as `embedserve env` sets it."""
 
 
 class Priority(IntEnum):
@@ -73,6 +80,12 @@ class Limits:
     max_request_tokens: int = 300_000
     max_body_bytes: int = 8 * 1024 * 1024
     max_cohere_texts: int = 96
+    max_token_vectors: int | None = None
+
+    def token_vectors(self, dimensions: int) -> int:
+        """The most tokens of a request for the vectors of all tokens, each of so many `dimensions`."""
+        most = MOST_TOKEN_VALUES // dimensions
+        return TOKEN_VALUES // dimensions if self.max_token_vectors is None else min(self.max_token_vectors, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +263,8 @@ class ReplicaStatus:
 class ChunkReply:
     """What a replica answers to an envelope.
 
-    `vectors` is float32 `[n, hidden]` in the envelope's order; a row whose index is in `errors` is zero and means nothing.
+    `vectors` is float32 `[n, hidden]` in the envelope's order; a row whose index is in `errors` is zero and means nothing. So is
+    that of an input whose `output` is `Output.TOKENS`: `token_vectors` has its index, and float32 `[length, hidden]`.
     `queue_seconds` and `inference_seconds` are float32 `[n]`.
     """
 
@@ -259,4 +273,5 @@ class ChunkReply:
     errors: dict[int, Exception]
     queue_seconds: npt.NDArray[np.float32]
     inference_seconds: npt.NDArray[np.float32]
+    token_vectors: dict[int, Vectors] = field(default_factory=dict)
     version: int = ENVELOPE_VERSION

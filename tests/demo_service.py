@@ -14,8 +14,19 @@ import uvicorn
 
 from serve_app.cluster.service import matryoshka
 from serve_app.cluster.token_texts import decoded, tokenized
+from serve_app.cluster.token_vectors import token_vectors
 from serve_app.cluster.tokenize import JobTokenizer
-from serve_app.types import DEMO_MODEL_ID, EmbedJob, EmbedResult, Limits, ServedModel, Stage, TokenIds, Tokenized
+from serve_app.types import (
+    DEMO_MODEL_ID,
+    EmbedJob,
+    EmbedResult,
+    Limits,
+    ServedModel,
+    Stage,
+    TokenIds,
+    Tokenized,
+    TokenVectors,
+)
 from tests.reference import engine, tokenizer
 
 HIDDEN = 128
@@ -41,6 +52,12 @@ class DemoService:
         inputs = await JobTokenizer(tokenizer(), self.limits, VOCABULARY).tokenize(job)
         vectors = await asyncio.to_thread(lambda: np.concatenate([engine().encode([ids]) for ids in inputs]))
         return EmbedResult(matryoshka(vectors, job.dimensions), sum(map(len, inputs)), dict(STAGES))
+
+    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
+        self.jobs.append(job)
+        inputs = await JobTokenizer(tokenizer(), self.limits, VOCABULARY).tokenize(job)
+        found = await asyncio.to_thread(engine().launch_tokens(inputs))
+        return await token_vectors(found, dict(STAGES))
 
     async def tokenize(self, texts: list[str], prompt: str | None, add_special_tokens: bool) -> list[Tokenized]:
         if self.trouble is not None:

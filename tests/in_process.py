@@ -9,7 +9,17 @@ from typing import Any
 import httpx
 import numpy as np
 
-from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, Vectors
+from serve_app.types import (
+    EmbedJob,
+    EmbedResult,
+    Limits,
+    ServedModel,
+    Stage,
+    TokenIds,
+    Tokenized,
+    TokenVectors,
+    Vectors,
+)
 
 MODEL = "Qwen/Qwen3-Embedding-0.6B"
 HIDDEN = 64
@@ -41,6 +51,18 @@ class InProcess:
         seeds = job.texts or [",".join(map(str, ids)) for ids in job.token_ids or []]
         dimensions = job.dimensions or HIDDEN
         return EmbedResult(np.stack([vector(seed, dimensions) for seed in seeds]), 3 * len(job), dict(STAGES))
+
+    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
+        """Three tokens an input."""
+        result = await self.embed(job, request_id)
+        vectors = np.repeat(result.vectors, 3, axis=0)
+        return TokenVectors(vectors, result.prompt_tokens, result.stage_seconds, lengths=np.full(len(job), 3, np.int32))
+
+    async def tokenize(self, texts: list[str], prompt: str | None, add_special_tokens: bool) -> list[Tokenized]:
+        return [Tokenized(text, [1, 0], [(0, len(text)), (0, 0)], {1: "<end>"}) for text in texts]
+
+    async def decode(self, token_ids: list[TokenIds], skip_special_tokens: bool) -> list[str]:
+        return ["a" for _ in token_ids]
 
     async def health(self) -> str | None:
         return self.reason

@@ -53,6 +53,21 @@ async def test_every_route_with_vectors_knows_the_key_charges_it_and_minds_its_m
     assert len(guarded.service.jobs) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "/tokenize", {"inputs": "hello"}), ("POST", "/decode", {"ids": [1]}), ("GET", "/info", None)],
+)
+async def test_a_model_s_tokenizer_and_limits_are_for_those_who_may_use_it(method: str, path: str, body: Any) -> None:
+    guarded = Guarded(key("a"), key("b", models=frozenset({"other"})))
+    async with guarded.client("a-secret") as http:
+        assert (await http.request(method, path, json=body)).status_code == 200
+    async with guarded.client("b-secret") as http:
+        refused = await http.request(method, path, json=body)
+    message = f"Your API key may not use the model '{MODEL}'."
+    assert (refused.status_code, refused.json()) == (403, {"error": message, "error_type": "Validation"})
+    assert guarded.outcomes[-1].model == ""
+
+
 @pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])
 async def test_cohere_s_words(path: str) -> None:
     guarded = Guarded(key("a", requests_per_minute=1), key("b", models=frozenset({"other"})))

@@ -18,7 +18,7 @@ from serve_app.api.cohere import parse_v1, parse_v2
 from serve_app.api.models import Models
 from serve_app.api.openai import EmbeddingsRequest, parse
 from serve_app.errors import RequestError
-from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, TokenIds, Tokenized
+from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, TokenIds, Tokenized, TokenVectors
 
 MODEL = ServedModel("Qwen/Qwen3-Embedding-0.6B", 64, 512)
 BODY = {"input": "hello", "model": MODEL.id}
@@ -28,6 +28,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/embed": {"inputs": "hello"},
     "/": {"inputs": "hello"},
     "/similarity": {"inputs": {"source_sentence": "hello", "sentences": ["you"]}},
+    "/embed_all": {"inputs": "hello"},
     "/tokenize": {"inputs": "hello"},
     "/decode": {"ids": [1]},
 }
@@ -43,6 +44,10 @@ class Ones:
 
     async def embed(self, job: EmbedJob, request_id: str) -> EmbedResult:
         return EmbedResult(np.ones((len(job), job.dimensions or 64), dtype=np.float32), 1)
+
+    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
+        lengths = np.ones(len(job), np.int32)
+        return TokenVectors(np.ones((len(job), 64), np.float32), len(job), lengths=lengths)
 
     async def tokenize(self, texts: list[str], prompt: str | None, add_special_tokens: bool) -> list[Tokenized]:
         return [Tokenized(text, [1, 0], [(0, len(text)), (0, 0)], {1: "<end>"}) for text in texts]

@@ -16,6 +16,7 @@ from serve_app.cluster.dispatcher import Dispatcher, Embedded
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.ports import Backlog
 from serve_app.cluster.service import EmbeddingService, Timeouts
+from serve_app.cluster.ticket import EmbeddedTokens
 from serve_app.cluster.tokenize import PART_CHARACTERS, JobTokenizer, estimated_tokens, parts
 from serve_app.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from serve_app.types import EmbedJob, Limits, Priority, ServedModel, TokenIds
@@ -44,6 +45,7 @@ class FakeDispatcher:
         self.waiting = Backlog(replicas=1)
         self.deadlines: list[float] = []
         self.tenants: list[str] = []
+        self.priorities: list[Priority] = []
 
     def backlog(self) -> Backlog:
         return self.waiting
@@ -55,6 +57,12 @@ class FakeDispatcher:
         self.tenants.append(tenant)
         n = len(token_ids)
         return Embedded(np.ones((n, 4), np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32))
+
+    async def embed_all(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> EmbeddedTokens:
+        self.priorities.append(priority)
+        n = len(token_ids)
+        vectors = [np.ones((len(ids), 4), np.float32) for ids in token_ids]
+        return EmbeddedTokens(vectors, np.zeros(n, np.float32), np.full(n, 0.5, np.float32))
 
 
 class Walk:

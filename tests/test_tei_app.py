@@ -14,8 +14,6 @@ import pytest
 
 from serve_app.api import embeddings, tei_routes
 from serve_app.api.app import Outcome, build_app
-from serve_app.api.models import Models
-from serve_app.api.tei_routes import embed_all_route
 from serve_app.errors import (
     CrashingInputError,
     DeadlineExceededError,
@@ -55,7 +53,7 @@ def outcomes() -> list[Outcome]:
 
 @pytest.fixture
 async def http(service: EveryToken, outcomes: list[Outcome]) -> AsyncIterator[httpx.AsyncClient]:
-    app = build_app(service, [embed_all_route(service, Models(service.models))], outcomes.append)
+    app = build_app(service, observe=outcomes.append)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
 
@@ -127,16 +125,9 @@ async def test_too_few_token_vectors_are_a_defect(http: httpx.AsyncClient, servi
         return TokenVectors(np.zeros((2, 2), np.float32), 2, lengths=np.array([2], np.int32))
 
     service.embed_all = one  # type: ignore[method-assign]
-    app = build_app(service, [embed_all_route(service, Models(service.models))])
+    app = build_app(service)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         assert (await client.post("/embed_all", json={"inputs": ["a", "b"]})).status_code == 424
-
-
-async def test_without_vectors_of_tokens_there_is_no_such_route() -> None:
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(build_app(DemoService())), base_url="http://t"
-    ) as client:
-        assert (await client.post("/embed_all", json={"inputs": "a"})).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/embed", "/similarity"])

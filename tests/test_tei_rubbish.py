@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.api.app import build_app
+from serve_app.cluster.token_vectors import token_vectors
 from serve_app.cluster.tokenize import JobTokenizer
-from serve_app.types import EmbedJob, EmbedResult
+from serve_app.types import EmbedJob, EmbedResult, TokenVectors
 from tests.demo_service import HIDDEN, VOCABULARY, DemoService
 from tests.reference import tokenizer
 
@@ -24,11 +25,16 @@ class Tokenizing(DemoService):
         inputs = await JobTokenizer(tokenizer(), self.limits, VOCABULARY).tokenize(job)
         return EmbedResult(np.ones((len(job), job.dimensions or HIDDEN), np.float32), sum(map(len, inputs)))
 
+    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
+        inputs = await JobTokenizer(tokenizer(), self.limits, VOCABULARY).tokenize(job)
+        return await token_vectors([np.ones((1, 2), np.float32) for _ in inputs], {})
+
 
 APP = build_app(Tokenizing())
 GOOD: dict[str, dict[str, Any]] = {
     "/embed": {"inputs": "a"},
     "/": {"inputs": ["a", "b"]},
+    "/embed_all": {"inputs": ["a", "b"]},
     "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
     "/tokenize": {"inputs": ["a"]},
     "/decode": {"ids": [1]},

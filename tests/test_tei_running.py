@@ -6,7 +6,7 @@ import httpx
 import pytest
 from huggingface_hub import InferenceClient
 
-from tests.reference import assert_same, expected, tokenizer
+from tests.reference import assert_same, engine, expected, tokenizer
 from tests.running import RunningService
 
 pytestmark = pytest.mark.cluster
@@ -22,6 +22,19 @@ def test_vectors_and_headers(service: RunningService) -> None:
     assert {"x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"} <= set(
         reply.headers
     )
+
+
+def test_vectors_of_all_tokens(service: RunningService) -> None:
+    ids = tokenizer().encode_batch(TEXTS)
+    reply = httpx.post(f"{service.url}/embed_all", json={"inputs": TEXTS})
+    for found, wanted in zip(reply.json(), engine().launch_tokens(ids)(), strict=True):
+        assert_same(found, wanted)
+    assert reply.headers["x-compute-tokens"] == str(sum(map(len, ids)))
+    # More than one chunk holds, in a request of several megabytes of JSON.
+    long = "word " * 1500
+    [found] = httpx.post(f"{service.url}/embed_all", json={"inputs": long}, timeout=60).json()
+    [wanted] = engine().launch_tokens(tokenizer().encode_batch([long]))()
+    assert_same(found, wanted)
 
 
 def test_tokens_there_and_back(service: RunningService) -> None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from serve_app.api.http import Reply, Request, json_reply
 from serve_app.api.prompts import prompts_of
-from serve_app.errors import ModelNotFoundError
+from serve_app.errors import ModelNotAllowedError, ModelNotFoundError
 from serve_app.types import ServedModel
 
 
@@ -87,6 +87,13 @@ class Models:
     async def get_model(self, request: Request) -> Reply:
         """`GET /v1/models/{model}`, under any of the model's names."""
         return json_reply(describe(self.find(request.path.removeprefix("/v1/models/"))))
+
+
+def permitted(request: Request, model: str) -> str:
+    """`model`, the id of one that a request uses without a job. Raises `ModelNotAllowedError` if its API key may not."""
+    if request.grant is not None and not request.grant.allows(model):
+        raise ModelNotAllowedError(f"Your API key may not use the model '{model}'.", "model")
+    return model
 
 
 def describe(model: ServedModel) -> dict[str, object]:

@@ -30,6 +30,9 @@ class Service(Protocol):
         when the client has gone.
         """
 
+    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
+        """The vectors of all tokens, for a job whose `output` is `Output.TOKENS`. Raises and is cancelled as `embed`."""
+
     async def tokenize(self, texts: list[str], prompt: str | None, add_special_tokens: bool) -> list[Tokenized]:
         """The tokens of each text, `prompt` before it; without `add_special_tokens` they don't end with the closing one.
 
@@ -44,10 +47,3 @@ class Service(Protocol):
 
     async def ready(self) -> str | None:
         """None while a request sent now would be served, else the reason why not."""
-
-
-class TokenVectorService(Service, Protocol):
-    """A service that gives the vectors of tokens too."""
-
-    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
-        """The vectors of all tokens, for a job whose `output` is `Output.TOKENS`. Raises and is cancelled as `embed`."""

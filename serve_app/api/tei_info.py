@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from serve_app.api.http import Reply, Request, json_reply
-from serve_app.api.models import Models
+from serve_app.api.models import Models, permitted
 from serve_app.api.service import Service
 from serve_app.types import Limits, ServedModel
 
@@ -49,6 +49,7 @@ class Info:
         self._models = models
 
     async def __call__(self, request: Request) -> Reply:
+        permitted(request, self._models.default.id)
         return json_reply(describe(self._models.default, self._service.limits, self._service.version))
 
 

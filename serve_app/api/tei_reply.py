@@ -30,11 +30,12 @@ def render_embed_all(result: EmbedResult, job: EmbedJob, request_id: str) -> byt
     """`[[[number]]]`, for each input one row for each of its tokens, those of the prompt and the closing one included.
     Raises `NonFiniteError`."""
     assert isinstance(result, TokenVectors)
-    ends = np.cumsum(result.lengths).tolist()
-    vectors = finite(result.vectors)
-    return _listed(
-        _listed(_rows(vectors[end - length : end])) for end, length in zip(ends, result.lengths.tolist(), strict=True)
-    )
+    first = {0, *np.cumsum(result.lengths).tolist()}
+    parts = [b"["]
+    for row, rendered in enumerate(_rows(finite(result.vectors))):
+        parts += (b"],[" if row and row in first else b"[" if not row else b",", rendered)
+    # In one go: it is long, and each copy of it would take its time.
+    return b"".join([*parts, b"]]"])
 
 
 def render_similarity(result: EmbedResult, job: EmbedJob, request_id: str) -> bytes:

@@ -10,9 +10,9 @@ from serve_app.api.deadline import TIMEOUT_MEANS
 from serve_app.api.disconnect import until_disconnect
 from serve_app.api.embeddings import Embeddings, parsed
 from serve_app.api.http import TIMEOUT, Reply, Request
-from serve_app.api.models import Models
+from serve_app.api.models import Models, permitted
 from serve_app.api.routing import Handler, Route
-from serve_app.api.service import Service, TokenVectorService
+from serve_app.api.service import Service
 from serve_app.api.tei_errors import TeiErrorReply, tei_error_reply
 from serve_app.api.tei_info import Info, TeiInfo
 
@@ -27,14 +27,23 @@ _FAILURES: dict[int, Any] = dict.fromkeys((408, 424, 429, 503), TeiErrorReply)
 
 
 def tei_routes(service: Service, models: Models) -> list[Route]:
-    """TEI's routes, but for `/embed_all`. `POST /` is `/embed` too: that is where Hugging Face's clients send to."""
+    """TEI's routes. `POST /` is `/embed` too: that is where Hugging Face's clients send to."""
     headers = _compute_headers(models)
     embed = Embeddings(service, models, tei.parse_embed, tei_reply.render_embed, headers)
     similarity = Embeddings(service, models, tei.parse_similarity, tei_reply.render_similarity, headers)
+    every = Embeddings(
+        service,
+        models,
+        tei.parse_embed_all,
+        tei_reply.render_embed_all,
+        headers,
+        lambda job, request_id: service.embed_all(job, request_id),  # noqa: PLW0108 - looked up when it is needed
+    )
     tokenizer = Tokenizer(service, models)
     return [
         _vectors("/embed", embed, "Embed texts or token ids, as TEI does", list[list[float]], tei.TeiEmbedRequest),
         _vectors("/", embed, "The same, for Hugging Face's clients", list[list[float]], tei.TeiEmbedRequest),
+        _vectors("/embed_all", every, "Embed every token", list[list[list[float]]], tei.TeiEmbedAllRequest),
         _vectors("/similarity", similarity, "Compare a text with others", list[float], tei.TeiSimilarityRequest),
         _tokens(
             "/tokenize",
@@ -56,19 +65,6 @@ def tei_routes(service: Service, models: Models) -> list[Route]:
     ]
 
 
-def embed_all_route(service: TokenVectorService, models: Models) -> Route:
-    """`POST /embed_all`, for a service that gives the vectors of tokens."""
-    endpoint = Embeddings(
-        service,
-        models,
-        tei.parse_embed_all,
-        tei_reply.render_embed_all,
-        _compute_headers(models),
-        service.embed_all,
-    )
-    return _vectors("/embed_all", endpoint, "Embed every token", list[list[list[float]]], tei.TeiEmbedAllRequest)
-
-
 class Tokenizer:
     """`POST /tokenize` and `POST /decode` for one service."""
 
@@ -80,7 +76,7 @@ class Tokenizer:
     async def tokenize(self, request: Request) -> Reply:
         """The tokens of texts, with their places."""
         job = await parsed(request, tei_tokens.parse_tokenize, self._models, self._limits)
-        request.model = self._models.default.id
+        request.model = permitted(request, self._models.default.id)
         work = self._service.tokenize(job.texts, job.prompt, job.add_special_tokens)
         found = await until_disconnect(work, request.receive)
         if sum(len(one.ids) for one in found) <= RENDER_INLINE_TOKENS:
@@ -90,7 +86,7 @@ class Tokenizer:
     async def decode(self, request: Request) -> Reply:
         """The texts of token ids."""
         job = await parsed(request, tei_tokens.parse_decode, self._models, self._limits)
-        request.model = self._models.default.id
+        request.model = permitted(request, self._models.default.id)
         work = self._service.decode(job.token_ids, job.skip_special_tokens)
         return Reply(200, tei_tokens.render_decode(await until_disconnect(work, request.receive)))
 

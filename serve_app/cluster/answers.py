@@ -13,7 +13,7 @@ from hashlib import blake2b
 import numpy as np
 
 from serve_app.cluster.ports import Backlog, Source
-from serve_app.cluster.ticket import Embedded
+from serve_app.cluster.ticket import Embedded, EmbeddedTokens
 from serve_app.cluster.vector_cache import VectorCache
 from serve_app.errors import CrashingInputError, DeadlineExceededError
 from serve_app.types import Priority, TokenIds, Vectors
@@ -139,6 +139,16 @@ class Answers:
                     missing.append(key)
         self._on_spared(spared)
         return answer
+
+    async def embed_all(
+        self,
+        token_ids: Sequence[TokenIds],
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline: float = math.inf,
+    ) -> EmbeddedTokens:
+        """As `Dispatcher.embed_all`: they are large, so none are kept, nor shared."""
+        return await self._source.embed_all(token_ids, priority=priority, deadline=deadline)
 
     def _keys(self, token_ids: Sequence[TokenIds], tenant: str) -> list[bytes]:
         if tenant != self._tenant:

@@ -69,6 +69,7 @@ class ChunkServer:
             ids=envelope.ids.tolist(),
             priorities=envelope.priority.tolist(),
             deadlines=(time.monotonic() + envelope.time_left.astype(np.float64)).tolist(),
+            outputs=envelope.output.tolist(),
         )
         return ChunkReply(
             self._status(envelope.gateway),
@@ -76,6 +77,7 @@ class ChunkServer:
             encoded.errors,
             encoded.queue_seconds,
             encoded.inference_seconds,
+            encoded.token_vectors,
         )
 
     def _check(self, message: Envelope | Ping) -> None:

@@ -24,7 +24,7 @@ from serve_app.cluster.requests import OpenRequests
 from serve_app.cluster.resender import OCCUPIED_SECONDS, Resender, stranded
 from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.tasks import TaskGroup
-from serve_app.cluster.ticket import Chunk, Embedded, Ticket
+from serve_app.cluster.ticket import Chunk, Embedded, EmbeddedTokens, Request, Ticket
 from serve_app.cluster.watch import Watch
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.errors import (
@@ -36,9 +36,12 @@ from serve_app.errors import (
     StaleReplicaError,
     UnavailableError,
 )
-from serve_app.types import ChunkReply, Ping, Priority, ReplicaStatus, TokenIds
+from serve_app.types import ChunkReply, Output, Ping, Priority, ReplicaStatus, TokenIds
 
 __all__ = ["Dispatcher", "Embedded"]
+
+# Of the vectors of all tokens of a chunk; those of a single longer input are larger.
+TOKEN_MESSAGE_BYTES = 64 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,8 @@ class Dispatcher:
             self._queue.policy = policy
         self._chunk_tokens = rules.chunk_tokens
         self._chunk_inputs = rules.chunk_inputs
+        # Chunks of theirs are smaller, where a full one would be a large message.
+        self._requests.token_cost = -(-rules.chunk_tokens * 4 * self._hidden_size // TOKEN_MESSAGE_BYTES)
         self._again.max_deaths = rules.max_deaths
         self._watch.policy = rules.silence
         self._budget.share = rules.retry_budget
@@ -145,13 +150,19 @@ class Dispatcher:
             raise UnavailableError("The gateway is shutting down.")
         request = self._requests.open(token_ids, priority, deadline)
         answer = request.answer
-        self._wake()
-        try:
-            await request.future
-        except asyncio.CancelledError:
-            self._requests.drop(request)
-            raise
+        await self._end(request)
         return answer
+
+    async def embed_all(
+        self, token_ids: Sequence[TokenIds], *, priority: Priority = Priority.INTERACTIVE, deadline: float = math.inf
+    ) -> EmbeddedTokens:
+        """The vectors of all tokens of one request's inputs. Raises as `embed` does."""
+        if self._closed:
+            raise UnavailableError("The gateway is shutting down.")
+        request = self._requests.open(token_ids, priority, deadline, Output.TOKENS)
+        answer, found = request.answer, request.token_vectors
+        await self._end(request)
+        return EmbeddedTokens([found[row] for row in range(len(token_ids))], *answer[1:])
 
     def pump(self) -> None:
         """Send chunks until nothing waits or no slot is free; those sent again go first."""
@@ -179,6 +190,14 @@ class Dispatcher:
         self._requests.fail_all(UnavailableError("The gateway is shutting down."))
         await self._watch.close()
         await self._tasks.cancel()
+
+    async def _end(self, request: Request) -> None:
+        self._wake()
+        try:
+            await request.future
+        except asyncio.CancelledError:
+            self._requests.drop(request)
+            raise
 
     def _wake(self) -> None:
         # Not at once: what else arrives in this turn of the loop shares the chunks.

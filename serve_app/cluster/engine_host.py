@@ -23,6 +23,7 @@ from serve_app.engine.graphs import GRAPH_BYTES
 from serve_app.engine.memory import HalvingEncoder
 from serve_app.engine.precision import linear_itemsize
 from serve_app.engine.queue import QueuePolicy
+from serve_app.engine.token_vectors import TokenVectorEncoder
 from serve_app.errors import EngineError, NonFiniteError
 from serve_app.telemetry.logs import configure_logging
 from serve_app.types import TokenIds
@@ -84,6 +85,9 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
         cost=engine.prefixes.cost,
         depth=2 if on_gpu else 1,
         share_duplicates=settings.batch.share_duplicates,
+        run_tokens=TokenVectorEncoder(
+            engine.launch_tokens, engine.hidden_size, torch.OutOfMemoryError, torch.cuda.empty_cache
+        ),
     )
     return Loaded(
         batcher,

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.cluster.ticket import Embedded
+from serve_app.cluster.ticket import Embedded, EmbeddedTokens
 from serve_app.errors import EmbedserveError
 from serve_app.types import ChunkReply, Envelope, Ping, Priority, ReplicaStatus, TokenIds
 
@@ -64,6 +64,9 @@ class Source(Protocol):
 
     async def embed(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
         """See `Dispatcher.embed`."""
+
+    async def embed_all(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> EmbeddedTokens:
+        """See `Dispatcher.embed_all`."""
 
 
 class TenantSource(Source, Protocol):

@@ -11,13 +11,14 @@ from serve_app.cluster.deadlines import Deadlines
 from serve_app.cluster.ticket import Request, Ticket
 from serve_app.engine.queue import InputQueue
 from serve_app.errors import DeadlineExceededError
-from serve_app.types import Priority, TokenIds
+from serve_app.types import Output, Priority, TokenIds
 
 
 class OpenRequests:
     """Opens requests, their tickets in `queue`, and ends each exactly once. `clock` gives monotonic seconds.
 
-    `on_dropped` gets the tickets of a request that ends without an answer.
+    `on_dropped` gets the tickets of a request that ends without an answer. `token_cost` is what a token whose vector is wanted takes
+    of a chunk's tokens; it can be set at any time.
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class OpenRequests:
         self._open: set[Request] = set()
         self._deadlines = Deadlines(self._expire, clock)
         self._ids = count(1)
+        self.token_cost = 1
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, token_ids: Sequence[TokenIds], priority: Priority, deadline: float) -> Request:
+    def open(
+        self, token_ids: Sequence[TokenIds], priority: Priority, deadline: float, output: Output = Output.POOLED
+    ) -> Request:
         """Queue a request's inputs; its future ends with it.
 
         Raises `DeadlineExceededError` if the deadline has passed.
@@ -53,9 +57,12 @@ class OpenRequests:
         if not token_ids:
             future.set_result(None)
             return request
+        kind = int(output)
         for row, ids in enumerate(token_ids):
             # The deadline is the request's, kept on one timer; the queue needn't watch every input.
-            ticket = Ticket(len(ids), priority, float("inf"), now, next(self._ids), row, ids, request)
+            ticket = Ticket(len(ids), priority, float("inf"), now, next(self._ids), row, ids, request, kind)
+            if kind:
+                ticket.cost = self.token_cost * ticket.tokens
             request.tickets.append(ticket)
             self._queue.push(ticket)
         self._open.add(request)

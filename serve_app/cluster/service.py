@@ -14,9 +14,21 @@ from serve_app.cluster.admission import Admission
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.ports import TenantSource
 from serve_app.cluster.token_texts import decoded, tokenized
+from serve_app.cluster.token_vectors import check_token_vectors, token_vectors
 from serve_app.cluster.tokenize import JobTokenizer, estimated_tokens
 from serve_app.errors import DeadlineExceededError, UnavailableError
-from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, Stage, TokenIds, Tokenized, Vectors
+from serve_app.types import (
+    EmbedJob,
+    EmbedResult,
+    Limits,
+    Output,
+    ServedModel,
+    Stage,
+    TokenIds,
+    Tokenized,
+    TokenVectors,
+    Vectors,
+)
 
 # Below this many numbers a thread hop costs more than it spares the event loop.
 INLINE_VALUES = 256 * 1024
@@ -77,6 +89,12 @@ class EmbeddingService:
             if not self._active:
                 self._idle.set()
 
+    async def embed_all(self, job: EmbedJob, request_id: str) -> TokenVectors:
+        """The vectors of all tokens, for a job whose `output` is `Output.TOKENS`. Raises as `embed` does, and `TooManyTokensError`."""
+        result = await self.embed(job, request_id)
+        assert isinstance(result, TokenVectors)
+        return result
+
     async def tokenize(self, texts: list[str], prompt: str | None, add_special_tokens: bool) -> list[Tokenized]:
         """The tokens of each text, `prompt` before it. Raises `TooManyTokensError`."""
         return await tokenized(self._tokenizer.model_tokenizer, texts, prompt, add_special_tokens, self.limits)
@@ -106,20 +124,18 @@ class EmbeddingService:
         deadline = arrived + self.timeouts.seconds(job.timeout_seconds)
         self._admission.check(self._source.backlog(), self._tokenizing)
         inputs = await self._tokenize(job, deadline)
+        if job.output is Output.TOKENS:
+            check_token_vectors(inputs, self.limits, self.models[0])
         if grant is not None:
             await grant.charge(sum(map(len, inputs)))
         tokenized = time.monotonic()
+        if job.output is Output.TOKENS:
+            found, _, inference = await self._source.embed_all(inputs, priority=job.priority, deadline=deadline)
+            return await token_vectors(found, _stages(started, tokenized, float(inference.max())))
         vectors, _, inference = await self._source.embed(
             inputs, priority=job.priority, deadline=deadline, tenant=job.tenant
         )
-        computed = time.monotonic()
-        inferring = float(inference.max())
-        stages = {
-            Stage.TOKENIZE: tokenized - started,
-            # All that was neither tokenizing nor computing: waiting here, on the wire and at the replica.
-            Stage.QUEUE: max(0.0, computed - tokenized - inferring),
-            Stage.INFERENCE: inferring,
-        }
+        stages = _stages(started, tokenized, float(inference.max()))
         if job.dimensions is not None and vectors.size > INLINE_VALUES:
             vectors = await asyncio.to_thread(matryoshka, vectors, job.dimensions)
         else:
@@ -151,6 +167,16 @@ class EmbeddingService:
         if self._draining:
             return "shutting down"
         return await self._health.reason()
+
+
+def _stages(started: float, tokenized: float, inferring: float) -> dict[Stage, float]:
+    """Seconds of each stage of a request that has been computed just now."""
+    return {
+        Stage.TOKENIZE: tokenized - started,
+        # All that was neither tokenizing nor computing: waiting here, on the wire and at the replica.
+        Stage.QUEUE: max(0.0, time.monotonic() - tokenized - inferring),
+        Stage.INFERENCE: inferring,
+    }
 
 
 def matryoshka(vectors: Vectors, dimensions: int | None) -> Vectors:

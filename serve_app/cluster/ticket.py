@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.engine.lane import QueuedInput
-from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope, Output, TokenIds, Vectors
+from serve_app.types import ENVELOPE_VERSION, ChunkReply, Envelope, TokenIds, Vectors
 
 if TYPE_CHECKING:
     from serve_app.cluster.retries import RetryGroup
@@ -31,6 +31,15 @@ class Embedded(NamedTuple):
     inference_seconds: npt.NDArray[np.float32]
 
 
+class EmbeddedTokens(NamedTuple):
+    """A request's answer where all its tokens' vectors were asked for: `vectors` float32 `[tokens, hidden]` of each input, the others
+    as in `Embedded`."""
+
+    vectors: list[Vectors]
+    queue_seconds: npt.NDArray[np.float32]
+    inference_seconds: npt.NDArray[np.float32]
+
+
 _GONE = Embedded(np.empty((0, 0), np.float32), np.empty(0, np.float32), np.empty(0, np.float32))
 
 
@@ -39,13 +48,14 @@ class Ticket(QueuedInput):
     """One input of a request, until it is `done`: it has its vector, or nobody waits for it any more.
 
     It waits in the queue, or in `group` to be sent again, and is in flight in `copies`: more than one where a silent replica is
-    being overtaken. `lost_on` names the replicas that died with it, one entry a death.
+    being overtaken. `lost_on` names the replicas that died with it, one entry a death. `output` is an `Output`.
     """
 
     id: int
     row: int
     token_ids: TokenIds
     request: Request
+    output: int = 0
     lost_on: tuple[str, ...] = field(default=(), init=False)
     copies: tuple[Chunk, ...] = field(default=(), init=False)
     group: RetryGroup | None = field(default=None, init=False)
@@ -53,9 +63,10 @@ class Ticket(QueuedInput):
 
 
 class Request:
-    """One call of `embed`: a future, and the answer that chunks fill in row by row."""
+    """One call of `embed` or `embed_all`: a future, and the answer that chunks fill in row by row; `token_vectors` has float32
+    `[tokens, hidden]` of each row, where those were asked for."""
 
-    __slots__ = ("answer", "arrival", "deadline", "future", "left", "tickets")
+    __slots__ = ("answer", "arrival", "deadline", "future", "left", "tickets", "token_vectors")
 
     def __init__(self, n: int, hidden_size: int, arrival: float, deadline: float, future: asyncio.Future[None]) -> None:
         self.answer = Embedded(np.empty((n, hidden_size), np.float32), np.empty(n, np.float32), np.empty(n, np.float32))
@@ -64,12 +75,14 @@ class Request:
         self.future = future
         self.left = n
         self.tickets: list[Ticket] = []
+        self.token_vectors: dict[int, Vectors] = {}
 
     def close(self) -> None:
         """Let go of what is large or refers back to here: the deadline list may remember the request for
         long."""
         self.tickets = []
         self.answer = _GONE
+        self.token_vectors = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +128,7 @@ class Chunk:
             lengths=np.array([ticket.tokens for ticket in tickets], np.int32),
             time_left=np.array([ticket.request.deadline - self.sent_at for ticket in tickets], np.float32),
             priority=np.full(n, tickets[0].priority, np.uint8),
-            output=np.full(n, Output.POOLED, np.uint8),
+            output=np.array([ticket.output for ticket in tickets], np.uint8),
             gateway_queued_tokens=queued_tokens,
             alone=self.alone,
         )
@@ -129,8 +142,17 @@ class Chunk:
             or reply.queue_seconds.shape != (n,)
             or reply.inference_seconds.shape != (n,)
             or not all(0 <= i < n for i in reply.errors)
+            or not all(self._answered(i, ticket, reply) for i, ticket in enumerate(self.tickets) if ticket.output)
         ):
             raise ValueError(f"the reply of {self.replica} doesn't match the {n} inputs of its chunk")
+
+    @staticmethod
+    def _answered(i: int, ticket: Ticket, reply: ChunkReply) -> bool:
+        """Whether an input that wants the vectors of its tokens has all of them, or an error."""
+        found = reply.token_vectors.get(i)
+        if found is None:
+            return i in reply.errors
+        return found.shape == (ticket.tokens, reply.vectors.shape[1])
 
     def fill_in(self, reply: ChunkReply) -> list[Request]:
         """Copy the reply's rows into the requests that still wait for them; returns those now complete."""
@@ -143,7 +165,10 @@ class Chunk:
             ticket.done = True
             request, row = ticket.request, ticket.row
             answer = request.answer
-            answer.vectors[row] = reply.vectors[i]
+            if ticket.output:
+                request.token_vectors[row] = reply.token_vectors[i]
+            else:
+                answer.vectors[row] = reply.vectors[i]
             answer.queue_seconds[row] = queued[i] + self.sent_at - request.arrival
             answer.inference_seconds[row] = inference[i]
             request.left -= 1

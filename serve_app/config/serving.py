@@ -18,6 +18,11 @@ class LimitSettings(Section):
     max_request_tokens: int = Field(300_000, ge=2)
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     max_cohere_texts: int = Field(96, ge=1, description="inputs of one request to Cohere's routes, as Cohere has it")
+    max_token_vectors: int | None = Field(
+        None,
+        ge=2,
+        description="tokens of one request to /embed_all; unset: about 100 MB of JSON, which is 8192 with vectors of 1024 numbers",
+    )
 
     def as_limits(self) -> Limits:
         return Limits(**self.model_dump())

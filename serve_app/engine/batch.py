@@ -12,12 +12,14 @@ from serve_app.types import Vectors
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """What the engine makes of a batch: float32 `[n, hidden]`, an exception for each row that is no vector, and
-    how many tokens of each input it needn't compute (empty for none)."""
+    """What the engine makes of a batch: float32 `[n, hidden]`, an exception for each row that is no vector,
+    how many tokens of each input it needn't compute (empty for none), and instead of a row the vectors of all tokens, float32
+    `[tokens, hidden]`, where those were asked for."""
 
     vectors: Vectors
     failed: dict[int, Exception] = field(default_factory=dict)
     reused: list[int] = field(default_factory=list)
+    token_vectors: dict[int, Vectors] = field(default_factory=dict)
 
 
 Pending = Callable[[], EncodedBatch]
@@ -65,6 +67,8 @@ class Batch:
                 if error is not None:
                     item.submission.fail(item, error)
                     continue
+                if encoded.token_vectors and row in encoded.token_vectors:
+                    item.submission.encoded.token_vectors[item.row] = encoded.token_vectors[row]
                 begun = max(self.started, item.arrival)  # one that joined has only waited for the rest of the run
                 item.submission.answer(item, vector, begun - item.arrival, max(0.0, self.ended - begun))
 

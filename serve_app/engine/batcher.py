@@ -21,9 +21,10 @@ from serve_app.engine.pipeline import Pipeline, attempted
 from serve_app.engine.queue import InputQueue, QueuePolicy
 from serve_app.engine.running import RunningBatches
 from serve_app.engine.submission import Encoded, Input, InputCancelledError, OpenSubmissions, Submission
+from serve_app.engine.token_vectors import Run, no_token_vectors, run_both
 from serve_app.engine.waiting import WaitingInputs
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
-from serve_app.types import Priority, TokenIds
+from serve_app.types import Output, Priority, TokenIds
 
 __all__ = ["Batcher", "Encoded", "EncodedBatch", "InputCancelledError"]
 
@@ -41,11 +42,12 @@ class Batcher:
     `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and `queue.policy` may be set at any time. `on_batch` is called with
     every batch that was computed, and the rows of it that failed, before anybody gets an answer from it: it must be quick and must
     not raise. `cost` counts what an input takes of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
+    `run_tokens` takes the place of `run` for inputs that want the vectors of all tokens; those cost all of theirs and share nothing.
     """
 
     def __init__(
         self,
-        run: Callable[[list[TokenIds]], EncodedBatch | Pending],
+        run: Run,
         *,
         hidden_size: int,
         max_batch_tokens: int,
@@ -54,6 +56,7 @@ class Batcher:
         depth: int = 1,
         cost: Callable[[TokenIds], int] = len,
         share_duplicates: bool = False,
+        run_tokens: Run = no_token_vectors,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
@@ -62,6 +65,7 @@ class Batcher:
         self.on_batch: Callable[[Batch, Mapping[int, Exception]], None] = lambda batch, failed: None
         self._waiting = WaitingInputs(policy)
         self._run = run
+        self._run_tokens = run_tokens
         self._hidden_size = hidden_size
         self._depth = depth
         self._cost = cost
@@ -120,13 +124,14 @@ class Batcher:
         ids: Iterable[int] = repeat(-1),
         priorities: Iterable[int] = repeat(Priority.INTERACTIVE),
         deadlines: Iterable[float] = repeat(math.inf),
+        outputs: Iterable[int] = repeat(Output.POOLED),
     ) -> asyncio.Future[Encoded]:
         """Queue inputs; the future resolves when each has its vector or its error. `ids` name them for
         `cancel`.
 
         The future raises nothing; cancelling it cancels the inputs. Raises `EngineDeadError` if the engine
-        is gone or the batcher closed, and ValueError if there are fewer ids, priorities or deadlines than
-        inputs.
+        is gone or the batcher closed, and ValueError if there are fewer ids, priorities, deadlines or
+        outputs than inputs.
         """
         if self._closing or not self.healthy:
             raise EngineDeadError("the replica is shutting down" if self._closing else "the engine is gone")
@@ -135,18 +140,20 @@ class Batcher:
         submission = Submission(len(token_ids), self._hidden_size, gateway, future, self._open.remove)
         now = self._clock()
         submission.inputs = [
-            Input(len(tokens), priority, deadline, now, tokens, id_, row, submission)
-            for row, (tokens, id_, priority, deadline) in enumerate(zip(token_ids, ids, priorities, deadlines))  # noqa: B905
+            Input(len(tokens), priority, deadline, now, tokens, id_, row, submission, output)
+            for row, (tokens, id_, priority, deadline, output) in enumerate(
+                zip(token_ids, ids, priorities, deadlines, outputs)  # noqa: B905
+            )
         ]
         if len(submission.inputs) != len(token_ids):
-            raise ValueError("an id, a priority and a deadline for every input")
+            raise ValueError("an id, a priority, a deadline and an output for every input")
         self._open.add(submission)
         future.add_done_callback(partial(self._abandoned, submission))
         for item in submission.inputs:
-            if self.share_duplicates:
+            if self.share_duplicates and not item.output:
                 item.key = item.token_ids.tobytes()
             if not self._running.join(item):
-                item.cost = self._cost(item.token_ids)
+                item.cost = item.tokens if item.output else self._cost(item.token_ids)
                 self._waiting.add(item)
         if submission.inputs:
             self._schedule_start()
@@ -194,7 +201,12 @@ class Batcher:
     def _compute(self, batch: Batch) -> Callable[[], None]:
         """The part of the engine's first thread; what is left to do."""
         batch.started = self._clock()
-        launched = attempted(partial(self._run, [item.token_ids for item in batch.inputs]))
+        inputs = [item.token_ids for item in batch.inputs]
+        wanting = [row for row, item in enumerate(batch.inputs) if item.output]
+        if wanting:
+            launched = attempted(partial(run_both, self._run, self._run_tokens, inputs, wanting))
+        else:
+            launched = attempted(partial(self._run, inputs))
         if callable(launched):
             return partial(self._collect, batch, launched)
         self._running.end(batch)

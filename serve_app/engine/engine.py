@@ -192,6 +192,29 @@ class Engine:
 
         return arrived
 
+    def launch_tokens(self, token_ids: Sequence[TokenIds]) -> Callable[[], list[Vectors]]:
+        """Start computing the vectors of all tokens: for each input float32 `[tokens, hidden]`, as the last norm leaves them.
+
+        Numbers that aren't finite are the caller's to find. Nothing is reused from inputs before: the tokens of a prefix have
+        vectors too. A pass has a quarter of the tokens of others, for its result takes memory. Raises as `encode` does.
+        """
+        for index, ids in enumerate(token_ids):
+            self._check(index, ids)
+        lengths = [len(ids) for ids in token_ids]
+        launched = []
+        for batch in self.batches(lengths, most=self.max_batch_tokens // 4):
+            states = self.model.every_token(self.model.pack([token_ids[i] for i in batch]))
+            launched.append((batch, to_host(states)))
+
+        def arrived() -> list[Vectors]:
+            found: dict[int, Vectors] = {}
+            for batch, states in launched:
+                ends = np.cumsum([lengths[i] for i in batch])
+                found.update(zip(batch, np.split(states(), ends[:-1]), strict=True))
+            return [found[i] for i in range(len(token_ids))]
+
+        return arrived
+
     def _forward(self, token_ids: list[TokenIds], prefixes: list[SharedPrefix | None]) -> torch.Tensor:
         if self._graphs is not None and not any(prefixes):
             rows = self._graphs.forward(token_ids)
@@ -224,19 +247,22 @@ class Engine:
             wrong = low if low < 0 else high
             raise EngineError(f"input {index} has token id {wrong}, outside the vocabulary of {self.config.vocab_size}")
 
-    def batches(self, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = ()) -> Iterator[list[int]]:
-        """How inputs of these lengths, some going on from `prefixes`, are put into forward passes: their indices,
-        those with least to compute first.
+    def batches(
+        self, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = (), most: int | None = None
+    ) -> Iterator[list[int]]:
+        """How inputs of these lengths, some going on from `prefixes`, are put into forward passes of at most `most` tokens (None for
+        `max_batch_tokens`): their indices, those with least to compute first.
 
         Sorting makes equal lengths behind equal prefixes neighbours, which attention on CPU wants.
         """
+        most = self.max_batch_tokens if most is None else most
         prefixes = prefixes or [None] * len(lengths)
         before = [prefix.tokens if prefix else 0 for prefix in prefixes]
         batch: list[int] = []
         tokens = 0
         for index in sorted(range(len(lengths)), key=lambda i: (lengths[i] - before[i], id(prefixes[i]))):
             taken = cost(lengths[index], before[index])
-            if batch and tokens + taken > self.max_batch_tokens:
+            if batch and tokens + taken > most:
                 yield batch
                 batch, tokens = [], 0
             batch.append(index)

@@ -99,6 +99,15 @@ class Model:
         return self._unit(pooled)
 
     @torch.inference_mode()
+    def every_token(self, batch: PackedBatch) -> Tensor:
+        """The last states of all tokens of sequences without prefixes: float32 `[tokens, hidden]`, not L2-normalised."""
+        x, run = self._through_layers(batch)
+        self._attend_last(x, *self._last_keys(x, run), run)
+        self._feed_forward(x, self._layers.last.feed_forward, run)
+        states = x.float()
+        return self._elementwise.norm(states, self._norm, self.config.rms_norm_eps, out=states)
+
+    @torch.inference_mode()
     def prefix(self, ids: npt.NDArray[np.integer]) -> SharedPrefix:
         """The state of one prefix, ids `[tokens]`, that sequences can go on from."""
         config = self.config
@@ -170,6 +179,20 @@ class Model:
         attended = self.attention.pooled(query, key, value, run.batch.whole, config.num_hidden_layers - 1)
         layer.output.add_to(x, attended.flatten(1))
         return x
+
+    def _attend_last(self, x: Tensor, key: Tensor, value: Tensor, run: _Pass) -> None:
+        """What `_attend` does, in the last layer: with its keys and values of all tokens."""
+        config, eps, layer = self.config, self.config.rms_norm_eps, self._layers.last
+        for begin, packing in run.batch.parts:
+            part = x[begin : begin + packing.tokens]
+            rows, end = len(part), begin + len(part)
+            normed = self._elementwise.norm(part, layer.input_norm, eps, out=run.hidden[:rows])
+            query = layer.query(normed).view(rows, -1, config.head_dim)
+            self._elementwise.turn_(query, layer.query_norm, eps, run.cos[begin:end], run.sin[begin:end])
+            attended = run.attended[:rows]
+            seen = slice(begin - packing.earlier, end)
+            self.attention.causal(query, key[seen], value[seen], packing, config.num_hidden_layers - 1, attended)
+            layer.output.add_to(part, attended.flatten(1))
 
     def _feed_forward(self, x: Tensor, layer: FeedForward, run: _Pass) -> None:
         """Add the gated feed-forward's output to `x` `[tokens, hidden]` in place."""

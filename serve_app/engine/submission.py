@@ -24,24 +24,26 @@ class Encoded:
 
     `vectors` is float32 `[n, hidden]`, zero in the rows whose index is in `errors`. `queue_seconds` (from
     submission to the start of its batch) and `inference_seconds` (its batch's run, or the rest of it for an input that joined it)
-    are float32 `[n]`.
+    are float32 `[n]`. `token_vectors` has float32 `[tokens, hidden]` of inputs that asked for `Output.TOKENS`; their rows are zero.
     """
 
     vectors: Vectors
     errors: dict[int, Exception]
     queue_seconds: npt.NDArray[np.float32]
     inference_seconds: npt.NDArray[np.float32]
+    token_vectors: dict[int, Vectors] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class Input(QueuedInput):
     """One input of a submission; `answered` once its row holds a vector or an error. Inputs with the same `key` share their answer;
-    one without shares with nobody."""
+    one without shares with nobody. `output` is an `Output`."""
 
     token_ids: TokenIds
     id: int
     row: int
     submission: Submission
+    output: int = 0
     answered: bool = field(default=False, init=False)
     key: bytes | None = field(default=None, init=False)
 
