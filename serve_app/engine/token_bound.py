@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -71,11 +72,11 @@ def _ceil(number: int, by: int) -> int:
     return -(-number // by)
 
 
-def _steps(part: object, inner: str) -> list[dict[str, object]]:
+def _steps(part: Any, inner: str) -> list[dict[str, object]]:
     """The steps of a normalizer or pre-tokenizer, whose state the library gives as JSON."""
     if part is None:
         return []
-    state = json.loads(part.__getstate__())  # type: ignore[call-overload]
+    state = json.loads(part.__getstate__())
     return list(state[inner]) if state["type"] == "Sequence" else [state]
 
 
