@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loadtest.fuzz_values import HEADERS, NUMBERS, PIECES, WORDS
+
 MARK = "Xq7-private-words"
 """In every text, so that a reply that quotes one is found out."""
 
@@ -20,89 +22,6 @@ _TEXTS = frozenset({"input", "inputs", "texts", "text", "source_sentence", "sent
 
 # Written into JSON without quotes: numbers that `json` itself doesn't write.
 _RAW = re.compile(rb'"@raw (.*?)@"')
-_NUMBERS: list[Any] = [
-    *(
-        -1,
-        0,
-        1,
-        1279,
-        1280,
-        151_669,
-        2**31 - 1,
-        2**31,
-        2**32,
-        2**53 + 1,
-        2**63,
-        2**64,
-        -(2**63) - 1,
-        10**400,
-        0.5,
-        -0.0,
-    ),
-    *("@raw NaN@", "@raw Infinity@", "@raw -Infinity@", "@raw 1e400@", "@raw -1e400@", "@raw 1e-400@", "@raw 1E+2@"),
-    *("@raw 01@", "@raw +1@", "@raw .5@", "@raw 0x10@", "@raw -@", "@raw 1_000@"),
-]
-_WORDS = [
-    "",
-    " ",
-    "\x00",
-    "\ud800",
-    "\udfff\ud800",
-    "\ufeff",
-    "\u202e",
-    "<|endoftext|>",
-    "<think>",
-    "none",
-    "NONE",
-    "{{7*7}}",
-    "../..",
-    "%s%n",
-]
-_PIECES = [
-    b"",
-    b"\x00",
-    b"\xff",
-    b"\xc0\xaf",
-    b"\xed\xa0\x80",
-    b"\xef\xbb\xbf",
-    b'"',
-    b"\\",
-    b"\\u12",
-    b"\\ud800",
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b",",
-    b":",
-]
-_HEADERS: dict[str, list[bytes]] = {
-    "x-request-timeout-seconds": [
-        *(b"0", b"-1", b"nan", b"inf", b"1e999", b"soon", b"", b"1,5", b"0x10", b"9" * 4000, b"\xb2", b"1e-400", b"-0"),
-    ],
-    "content-type": [
-        b"text/plain",
-        b"application/xml",
-        b"multipart/form-data",
-        b"\xff",
-        b"application/json; charset=utf-7",
-        b"a" * 4000,
-    ],
-    "content-encoding": [b"gzip", b"br", b"deflate, gzip", b"identity, identity", b"\xff"],
-    "authorization": [
-        *(
-            b"Bearer",
-            b"Bearer wrong",
-            b"Basic YTpi",
-            b"Bearer ' OR 1=1 --",
-            b"Bearer \xff\xfe",
-            b"Bearer " + b"a" * 6000,
-        ),
-        *(b"Bearer ../../etc/passwd", b"Bearer %00", b"", b"Bearer {{7*7}}"),
-    ],
-    "x-request-id": [b"\xff", b"a" * 5000, b"", b"a b", b"${jndi:ldap://x}"],
-    "accept": [b"text/plain", b"\xff", b"a" * 4000],
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +65,8 @@ class Generator:
         headers: list[tuple[str, bytes]] = []
         kind = draw.random()
         if kind < 0.1:
-            name = draw.choice([*_HEADERS])
-            headers.append((name, draw.choice(_HEADERS[name])))
+            name = draw.choice([*HEADERS])
+            headers.append((name, draw.choice(HEADERS[name])))
         if 0.08 < kind < 0.7:
             for _ in range(draw.choice((1, 1, 1, 2, 4))):
                 value = self._broken(value)
@@ -190,14 +109,14 @@ class Generator:
 
     def _text(self, name: str) -> str:
         return (MARK if name in _TEXTS else "") + self._random.choice(
-            ["a", "some words", "中文", "🙂", "x" * 100, *_WORDS]
+            ["a", "some words", "中文", "🙂", "x" * 100, *WORDS]
         )
 
     def _junk(self, name: str) -> Any:  # noqa: PLR0911 - one for each kind
         draw = self._random
         kind = draw.randrange(40)
         if kind < 14:
-            return draw.choice(_NUMBERS)
+            return draw.choice(NUMBERS)
         if kind < 22:
             return self._text(name)
         if kind < 28:
@@ -207,7 +126,7 @@ class Generator:
         if kind < 32:
             return [self._junk(name) for _ in range(draw.randrange(5))]
         if kind < 35:
-            return [draw.choice(_NUMBERS) for _ in range(draw.randrange(1, 30))]
+            return [draw.choice(NUMBERS) for _ in range(draw.randrange(1, 30))]
         if kind < 38:
             return _buried(draw.choice([None, 1, "a"]), draw.choice((2, 20, 900)), draw.random() < 0.5)
         # The large ones are rare, for the sake of all others.
@@ -267,7 +186,7 @@ class Generator:
             )
         if kind == 5:
             return draw.randbytes(draw.randrange(64))
-        return body[:start] + draw.choice(_PIECES) + body[stop:]
+        return body[:start] + draw.choice(PIECES) + body[stop:]
 
 
 def _buried(value: Any, depth: int, in_lists: bool) -> Any:
