@@ -12,7 +12,7 @@ GATEWAYS ?= 1
 SERVE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help prometheus redis setup setup-dev serve test check format bench roofline chaos load soak clean
+.PHONY: help prometheus redis setup setup-dev serve test check format bench roofline chaos fuzz load soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ roofline: setup-dev ## measure the engine in ROOFLINE_DTYPES against all others 
 
 chaos: setup-dev ## kill and pause parts of a cluster under load for CHAOS_MINUTES (default 10), every reply checked
 	$(BIN)/python -m loadtest.chaos --minutes $(or $(CHAOS_MINUTES),10) --seed $(or $(CHAOS_SEED),1) --out loadtest/results/chaos.json
+
+fuzz: setup-dev ## send FUZZ_INPUTS (default 50,000) bad requests to a service of its own; writes loadtest/results/fuzz.json
+	$(BIN)/python -m loadtest.fuzz --inputs $(or $(FUZZ_INPUTS),50000) --seed $(or $(FUZZ_SEED),1) --out loadtest/results/fuzz.json
 
 soak: setup-dev ## serve mixed traffic for SOAK_MINUTES (default 30) and watch for leaks; writes loadtest/results/soak.json
 	$(BIN)/python -m loadtest.soak --minutes $(or $(SOAK_MINUTES),30) --out loadtest/results/soak.json

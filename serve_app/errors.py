@@ -71,13 +71,15 @@ class EmptyListError(InvalidRequestError):
 
 
 class InputTooLongError(InvalidRequestError):
-    """400: an input of `tokens` tokens is over the limit; `index` is its place among several inputs, None where it is the only one."""
+    """400: an input of `tokens` tokens is over the limit; `index` is its place among several inputs, None where it is the only one.
+    With `at_least` it was refused before it was tokenized, and may have more."""
 
-    def __init__(self, tokens: int, limit: int, index: int | None = None) -> None:
+    def __init__(self, tokens: int, limit: int, index: int | None = None, at_least: bool = False) -> None:
+        self.given = f"at least {tokens}" if at_least else f"{tokens}"
         place = "" if index is None else f" (input index {index})"
-        super().__init__(f"Input length {tokens} exceeds maximum allowed length {limit}{place}", param="input")
-        self.args = (tokens, limit, index)
-        self.tokens, self.limit, self.index = tokens, limit, index
+        super().__init__(f"Input length {self.given} exceeds maximum allowed length {limit}{place}", param="input")
+        self.args = (tokens, limit, index, at_least)
+        self.tokens, self.limit, self.index, self.at_least = tokens, limit, index, at_least
 
 
 class TooManyTokensError(InvalidRequestError):

@@ -50,7 +50,7 @@ def _message(error: RequestError) -> str:
         # TEI's own words: programs read the two numbers from them to cut their texts.
         place = "" if error.index is None else f" (input index {error.index})"
         return (
-            f"Input validation error: `inputs` must have less than {error.limit} tokens. Given: {error.tokens}{place}. "
+            f"Input validation error: `inputs` must have less than {error.limit} tokens. Given: {error.given}{place}. "
             "Send 'truncate': true to have it cut."
         )
     return error.message

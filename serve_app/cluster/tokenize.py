@@ -55,19 +55,32 @@ class JobTokenizer:
         if job.texts is None:
             inputs = await self._from_token_ids(job.token_ids or [])
         else:
-            inputs = await self._from_texts(job.texts, job.prompt)
+            inputs = await self._from_texts(job)
             if self._tokenizer.vocab_size > self._vocab_size:
                 # The 4B and 8B checkpoints' tokenizer knows special tokens that their embedding table has no rows for.
                 self._check_vocabulary(inputs, "Its text contains a special token, like <think>: remove that.")
         return self._fit(job, inputs)
 
-    async def _from_texts(self, texts: list[str], prompt: str | None) -> list[TokenIds]:
+    async def _from_texts(self, job: EmbedJob) -> list[TokenIds]:
+        texts, prompt = job.texts or [], job.prompt
         if prompt:
             self._check_room(prompt, len(texts))
             texts = [prompt + text for text in texts]
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return self._tokenizer.encode_batch(texts)
+        if job.truncate is Truncate.NONE:
+            await self._check_lengths(texts, self._limit(job))
         return await self._in_parts(texts)
+
+    async def _check_lengths(self, texts: list[str], limit: int) -> None:
+        """Refuse a text that is over the limit whatever its tokens are: tokenizing it takes a thread for seconds."""
+        if (bound := self._tokenizer.bound) is None:
+            return
+        for index, text in enumerate(texts):
+            if len(text) > limit * bound.shortest:
+                tokens = 1 + await asyncio.to_thread(bound.fewest, text)
+                if tokens > limit:
+                    raise InputTooLongError(tokens, limit, index if len(texts) > 1 else None, at_least=True)
 
     def _check_room(self, prompt: str, count: int) -> None:
         """Refuse a prompt that is too much even with empty texts, before it is tokenized again and again."""
@@ -118,11 +131,13 @@ class JobTokenizer:
                 ) from None
         return texts
 
-    def _fit(self, job: EmbedJob, inputs: list[TokenIds]) -> list[TokenIds]:
+    def _limit(self, job: EmbedJob) -> int:
+        """The most tokens that an input of this job may have."""
         limit = self.limits.max_input_tokens
-        side = job.truncate
-        if job.truncate_to is not None:
-            limit = min(limit, job.truncate_to)
+        return limit if job.truncate_to is None else min(limit, job.truncate_to)
+
+    def _fit(self, job: EmbedJob, inputs: list[TokenIds]) -> list[TokenIds]:
+        limit, side = self._limit(job), job.truncate
         if side is not Truncate.NONE:
             job.truncated = sum(len(ids) > limit for ids in inputs)
             if job.truncated:

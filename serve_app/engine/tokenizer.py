@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from serve_app.engine.token_bound import token_bound
 from serve_app.errors import CheckpointError
 from serve_app.types import TokenIds, Tokenized, Truncate
 
@@ -25,7 +26,8 @@ class Tokenizer:
     transformers.
 
     Attributes: `end_of_text_id`, the id every encoded text ends with; `vocab_size`, one more than the
-    largest id, added tokens included (larger than the model's `vocab_size` in some published checkpoints).
+    largest id, added tokens included (larger than the model's `vocab_size` in some published checkpoints); `bound`, how few tokens a
+    text can have, None if that can't be told.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -45,6 +47,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self.end_of_text_id: int = end_of_text_id
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        self.bound = token_bound(tokenizer)
 
     @classmethod
     def read(cls, path: Path) -> Tokenizer:
