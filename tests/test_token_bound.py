@@ -25,7 +25,7 @@ def library() -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(checkpoint() / "tokenizer.json"))
 
 
-ENTRIES = sorted(library().get_vocab(), key=len)
+ENTRIES = sorted(library().get_vocab(), key=lambda entry: (len(entry), entry))
 BYTES = {char: byte for byte, char in zip(range(33, 127), map(chr, range(33, 127)), strict=True)} | {"Ġ": 32, "Ċ": 10}
 """Of the byte-level alphabet what is printable ASCII, the space and the line's end."""
 LONGEST = ["".join(chr(BYTES[c]) for c in entry) for entry in ENTRIES[-200:] if all(char in BYTES for char in entry)]
