@@ -200,7 +200,7 @@ async def test_a_thread_does_no_more_than_the_part_it_has_begun() -> None:
     begun, go_on, encoded = threading.Event(), threading.Event(), 0
 
     class Slow:
-        vocab_size = 0
+        vocab_size, bound = 0, None
 
         def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
             nonlocal encoded
