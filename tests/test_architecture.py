@@ -20,6 +20,8 @@ LAYERS = {
     "access": LEAVES | {"serve_app.access"},
     "telemetry": LEAVES | {"serve_app.telemetry"},
     "bench": LEAVES | {"serve_app.bench", "serve_app.telemetry"},
+    "evals": LEAVES | {"serve_app.evals", "serve_app.telemetry"},
+    "training": LEAVES | {"serve_app.training", "serve_app.engine"},
     "cluster": LEAVES
     | {
         "serve_app.cluster",
@@ -37,6 +39,23 @@ THIRD_PARTY = {
     "serve_app.access.redis_limiter": {"redis"},
     "telemetry": {"prometheus_client", "pydantic", "msgspec"},
     "bench": {"httptools", "uvloop", "orjson", "numpy", "typer", "rich", "matplotlib", "jinja2", "markupsafe"},
+    "evals": {
+        "cohere",
+        "httpx",
+        "jinja2",
+        "markupsafe",
+        "matplotlib",
+        "msgspec",
+        "numpy",
+        "openai",
+        "rich",
+        "scipy",
+        "sklearn",
+        "typer",
+    },
+    "serve_app.evals.local_target": {"sentence_transformers"},
+    "serve_app.evals.mteb_encoder": {"mteb", "torch"},
+    "training": {"torch", "transformers", "safetensors", "tokenizers", "numpy"},
     "serve_app.telemetry.ledger_redis": {"redis"},
     "serve_app.telemetry.tracing": {"opentelemetry"},
     "serve_app.telemetry.nodes": {"ray"},  # the one file that carries metrics from node to node

@@ -1,0 +1,1 @@
+"""Trains the demo model that is served where no other is named."""
