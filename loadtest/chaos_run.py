@@ -22,7 +22,7 @@ from serve_app.types import DEMO_MODEL_ID
 
 QUIET_SECONDS = (0.5, 2.0)  # between the end of one fault and the next
 WHOLE_SECONDS = 120.0
-PROOF_FAULTS = 5
+PROOF_FAULTS = 15
 
 
 class InterruptedRunError(BaseException):

@@ -5,21 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gevent
 import orjson
 
 from serve_app.bench.statistics import percentile
 
 
+HAND_OVER_SECONDS = 30.0
+
+
 class Exact:
     """Every response time in milliseconds of requests that were answered well, how many weren't, and the tokens billed.
 
-    With workers each hands what it has collected to the master with its regular report.
+    With workers each hands what it has collected to the master with its regular report, and the rest when the run ends: the master
+    asks for it, since Locust itself gives workers half a second for their last report, which busy machines don't keep to.
     """
 
     def __init__(self) -> None:
         self.milliseconds: list[float] = []
         self.failures = 0
         self.tokens = 0
+        self.done = 0
 
     def attach(self, events: Any) -> None:
         """To a Locust environment's events."""
@@ -27,6 +33,35 @@ class Exact:
         events.report_to_master.add_listener(self.on_report_to_master)
         events.worker_report.add_listener(self.on_worker_report)
         events.test_start.add_listener(lambda environment, **_: self.clear())
+        events.test_stop.add_listener(self.on_test_stop)
+
+    def connect(self, runner: Any) -> None:
+        """Listen to the other side, where there is one."""
+        if hasattr(runner, "master_host"):
+
+            def hand_over(**_: object) -> None:
+                runner.stop()
+                runner.send_message("exact_rest", self.taken())
+
+            runner.register_message("exact_end", hand_over, concurrent=True)
+        elif hasattr(runner, "clients"):
+
+            def add_rest(msg: Any, **_: object) -> None:
+                self.add(msg.data)
+                self.done += 1
+
+            runner.register_message("exact_rest", add_rest)
+
+    def on_test_stop(self, environment: Any, **_: object) -> None:
+        """The master's: wait for what workers still have."""
+        runner = environment.runner
+        if not hasattr(runner, "clients"):
+            return
+        self.done, asked = 0, runner.worker_count
+        runner.send_message("exact_end")
+        with gevent.Timeout(HAND_OVER_SECONDS, False):
+            while self.done < asked:
+                gevent.sleep(0.05)
 
     def clear(self) -> None:
         """Forget all of it: another run begins."""
@@ -42,17 +77,26 @@ class Exact:
         else:
             self.failures += 1
 
-    def on_report_to_master(self, client_id: str, data: dict[str, Any]) -> None:
-        """A worker's."""
-        data["exact"] = {"milliseconds": self.milliseconds, "failures": self.failures, "tokens": self.tokens}
+    def taken(self) -> dict[str, Any]:
+        """What was collected since this was last asked for."""
+        found = {"milliseconds": self.milliseconds, "failures": self.failures, "tokens": self.tokens}
         self.clear()
+        return found
 
-    def on_worker_report(self, client_id: str, data: dict[str, Any]) -> None:
-        """The master's."""
-        said = data.get("exact", {"milliseconds": [], "failures": 0, "tokens": 0})
+    def add(self, said: dict[str, Any]) -> None:
+        """What another process has taken."""
         self.milliseconds += said["milliseconds"]
         self.failures += said["failures"]
         self.tokens += said["tokens"]
+
+    def on_report_to_master(self, client_id: str, data: dict[str, Any]) -> None:
+        """A worker's."""
+        data["exact"] = self.taken()
+
+    def on_worker_report(self, client_id: str, data: dict[str, Any]) -> None:
+        """The master's."""
+        if "exact" in data:
+            self.add(data["exact"])
 
     def figures(self) -> dict[str, float | int | None]:
         """Requests answered well and not, tokens, and percentiles in milliseconds, none of them rounded."""

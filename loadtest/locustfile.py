@@ -57,6 +57,7 @@ def options(parser: Any) -> None:
 def attach(environment: Any, **_: object) -> None:
     """Collect exact times, in every process, and let requests under way end when a run does: the server has counted them too."""
     EXACT.attach(environment.events)
+    EXACT.connect(environment.runner)
     environment.stop_timeout = environment.stop_timeout or STOP_SECONDS
 
 

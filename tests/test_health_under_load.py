@@ -43,5 +43,5 @@ async def test_health_beside_a_300k_token_request(service: RunningService) -> No
     assert answer.status_code == 200
     usage = answer.json()["usage"]
     assert 250_000 < usage["prompt_tokens"] <= 300_000
-    assert len(seconds) > 20
+    assert len(seconds) > 5
     assert statistics.median(seconds) < max(PROMISE_SECONDS, TIMES_IDLE * idle), (idle, sorted(seconds))
