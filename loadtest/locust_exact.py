@@ -10,7 +10,6 @@ import orjson
 
 from serve_app.bench.statistics import percentile
 
-
 HAND_OVER_SECONDS = 30.0
 
 
