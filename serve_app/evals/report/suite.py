@@ -1,0 +1,173 @@
+"""What the report says about one suite: its figures by target and by group, its paired tests, what to know about them."""
+
+from __future__ import annotations
+
+from serve_app.evals.report.lookup import failures_of, figure_of, results_of, targets
+from serve_app.evals.report.table import (
+    NOT_SIGNIFICANT,
+    Cell,
+    Part,
+    Table,
+    difference_cell,
+    figure_cell,
+    probability,
+    words,
+)
+from serve_app.evals.result import Comparison, Figure, Run, SuiteResult
+
+PAIR = "→"
+LONG = 16
+"""Rows, of which a table with more is folded."""
+
+
+def suite_part(run: Run, suite: str) -> Part:
+    found = results_of(run, suite)
+    tables = [overall(found), *matrices(found), *groups(found), *tests(run, suite)]
+    return Part(suite, [table for table in tables if table.rows], remarks(run, suite))
+
+
+def remarks(run: Run, suite: str) -> list[str]:
+    """Each note once, with the targets it is about unless that is all of them; then what failed."""
+    found = results_of(run, suite)
+    about: dict[str, list[str]] = {}
+    for name, result in found.items():
+        for note in dict.fromkeys(result.notes):
+            about.setdefault(note, []).append(name)
+    lines = [
+        note if len(names) == len(targets(run)) else f"{', '.join(names)}: {note}" for note, names in about.items()
+    ]
+    return [*lines, *(f"{name} was not measured: {why}" for name, why in failures_of(run, suite).items())]
+
+
+def overall(found: dict[str, SuiteResult]) -> Table:
+    """Figures of all items: a row for each metric, a column for each target."""
+    return _by_target(found, [place for place in _places(found) if not place[1]], "Figures")
+
+
+def groups(found: dict[str, SuiteResult]) -> list[Table]:
+    """Figures of parts. For one target all metrics of the same groups side by side, for several a table for each metric."""
+    by_metric: dict[str, list[str]] = {}
+    for metric, group in _places(found):
+        if group:
+            by_metric.setdefault(metric, []).append(group)
+    if len(found) != 1:
+        return [
+            _by_target(found, [(metric, group) for group in names], f"{metric} by part")
+            for metric, names in by_metric.items()
+        ]
+    [result] = found.values()
+    together: dict[tuple[str, ...], list[str]] = {}
+    for metric, names in by_metric.items():
+        together.setdefault(tuple(names), []).append(metric)
+    return [
+        Table(
+            ["part", *metrics, "items"],
+            [
+                [
+                    words(group),
+                    *(figure_cell(figure_of(result, metric, group)) for metric in metrics),
+                    _items([figure_of(result, metric, group) for metric in metrics]),
+                ]
+                for group in names
+            ],
+            f"{', '.join(metrics)} by part",
+            **_place(names),
+        )
+        for names, metrics in together.items()
+    ]
+
+
+def matrices(found: dict[str, SuiteResult]) -> list[Table]:
+    """Of groups named `zh→en`: a matrix for each metric and target, queries' languages down and documents' across."""
+    tables = []
+    for metric in dict.fromkeys(metric for metric, _ in _places(found)):
+        pairs = [group for name, group in _places(found) if name == metric and PAIR in group]
+        if not _is_pairs(pairs):
+            continue
+        down = list(dict.fromkeys(pair.partition(PAIR)[0] for pair in pairs))
+        across = list(dict.fromkeys(pair.partition(PAIR)[2] for pair in pairs))
+        shown = [figure for result in found.values() for pair in pairs if (figure := figure_of(result, metric, pair))]
+        low, high = min(figure.value for figure in shown), max(figure.value for figure in shown)
+        for name, result in found.items():
+            rows = [
+                [
+                    words(start),
+                    *(_shaded(figure_of(result, metric, f"{start}{PAIR}{end}"), low, high) for end in across),
+                ]
+                for start in down
+            ]
+            head = [f"from{PAIR}to", *across]
+            tables.append(Table(head, rows, f"{metric} from language to language, {name}", beside=True))
+    return tables
+
+
+def tests(run: Run, suite: str) -> list[Table]:
+    """All paired tests of the suite, those of parts in a table of their own."""
+    mine = [comparison for comparison in run.comparisons if comparison.suite == suite]
+    whole, parts = ([c for c in mine if bool(c.group) is part] for part in (False, True))
+    head = ["figure", "a", "b", "a − b, 95 % interval", "items", "result"]
+    note = "Paired on the same items; p is corrected for the number of comparisons (Holm)."
+    return [
+        Table(head, [_test(comparison) for comparison in whole], "Paired tests", note),
+        Table(
+            head,
+            [_test(comparison) for comparison in parts],
+            "Paired tests of parts",
+            note,
+            folded=True,
+            page_only=True,
+        ),
+    ]
+
+
+def outcome(comparison: Comparison, higher: str, lower: str) -> str:
+    """In words, with p."""
+    if not comparison.significant:
+        return f"{NOT_SIGNIFICANT} ({probability(comparison.p_value)})"
+    return f"{higher if comparison.difference > 0 else lower} ({probability(comparison.p_value)})"
+
+
+def _test(comparison: Comparison) -> list[Cell]:
+    result = outcome(comparison, f"{comparison.a} is higher", f"{comparison.b} is higher")
+    return [
+        words(comparison.metric, comparison.group),
+        words(comparison.a),
+        words(comparison.b),
+        difference_cell(comparison),
+        Cell(f"{comparison.n:,}"),
+        words(result),
+    ]
+
+
+def _places(found: dict[str, SuiteResult]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((f.metric, f.group) for result in found.values() for f in result.figures))
+
+
+def _is_pairs(names: list[str] | tuple[str, ...]) -> bool:
+    """Whether they make a matrix of at least two rows and columns."""
+    split = [name.partition(PAIR) for name in names if PAIR in name]
+    return len({start for start, _, _ in split}) > 1 and len({end for _, _, end in split}) > 1
+
+
+def _place(names: list[str] | tuple[str, ...]) -> dict[str, bool]:
+    """Of a table with these parts as rows: long ones folded, those that are a matrix already in the page alone."""
+    return {"folded": len(names) > LONG or _is_pairs(names), "page_only": _is_pairs(names)}
+
+
+def _by_target(found: dict[str, SuiteResult], places: list[tuple[str, str]], title: str) -> Table:
+    rows = []
+    for metric, group in places:
+        figures = [figure_of(result, metric, group) for result in found.values()]
+        rows.append([words(group or metric), *map(figure_cell, figures), _items(figures)])
+    names = [group for _, group in places]
+    return Table(["part" if any(names) else "metric", *found, "items"], rows, title, **_place(names))
+
+
+def _items(figures: list[Figure | None]) -> Cell:
+    counts = dict.fromkeys(f"{figure.n:,}" for figure in figures if figure and figure.n)
+    return Cell(" / ".join(counts))
+
+
+def _shaded(figure: Figure | None, low: float, high: float) -> Cell:
+    shade = (figure.value - low) / (high - low) if figure and high > low else None
+    return figure_cell(figure, shade=shade)
