@@ -45,12 +45,12 @@ def changes(run: Run, before: Run, test: PairedTest) -> Part:
             counts, moved = _moved(old, new)
             if (top := rows.get((new.headline, ""))) is not None:
                 headlines.append([words(suite, new.headline), words(name), *top[1:], words(counts)])
-            moves += [[words(suite, new.headline), words(name), *row] for row in moved]
+            moves += [[words(suite), words(name), *row] for row in moved]
             title = f"All figures of {suite}, {name}"
             details.append(Table(HEAD, list(rows.values()), title, folded=True, page_only=True))
     head = ["suite", "target"]
     tables = [
-        Table([*head, *HEAD[1:], "items higher / lower / as before"], headlines, "Headline figures"),
+        Table([*head, *HEAD[1:], "items up / down / same"], headlines, "Headline figures"),
         Table([*head, "item", "old", "new", "new − old"], moves, "Items that moved most", folded=len(moves) > FEW),
         *details,
     ]

@@ -15,8 +15,8 @@ def untested(a: SuiteResult, b: SuiteResult, seed: int) -> list[Comparison]:
 
 
 def write(run: Run, folder: Path, before: Run | None, test: PairedTest = untested) -> list[Path]:
-    """`report.md` and `report.html` in `folder`, which is made if need be; the same bytes for the same runs. `before` is an earlier run to
-    compare with."""
+    """`report.md` and `report.html` in `folder`, which is made if need be; the same bytes for the same runs. `before` is an
+    earlier run to compare with."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = document(run, before, test)
     contents = {"report.md": markdown.render(whole), "report.html": page.render(whole, run)}

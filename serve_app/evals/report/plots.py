@@ -91,7 +91,7 @@ def _lines(plots: Mapping[str, Plot]) -> Figure:
     for index, (target, plot) in enumerate(plots.items()):
         axes = places[0 if single else index]
         for name, values in plot.series.items():
-            few = {"marker": "o", "markersize": 3} if len(plot.x) <= 20 else {}
+            few: Any = {"marker": "o", "markersize": 3} if len(plot.x) <= 20 else {}
             axes.plot(plot.x, values, color=shades[target if single else name], **few)
         tidy(axes, "" if single else target, plot.x_label, plot.y_label if single or index % 3 == 0 else "")
         _x_axis(axes, first.x)
@@ -142,7 +142,7 @@ def _histograms(plots: Mapping[str, Plot]) -> Figure:
     first = next(iter(plots.values()))
     figure, places = panels(len(plots), 3.2)
     everything = [value for plot in plots.values() for values in plot.series.values() for value in values]
-    edges = np.linspace(min(everything), max(everything), 31) if min(everything) < max(everything) else 1
+    edges: Any = np.linspace(min(everything), max(everything), 31) if min(everything) < max(everything) else 1
     names = list(dict.fromkeys(name for plot in plots.values() for name in plot.series))
     shades = dict(zip(names, colours(len(names)), strict=True))
     for index, (axes, (target, plot)) in enumerate(zip(places, plots.items(), strict=True)):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from serve_app.evals.report.lookup import failures_of, figure_of, results_of, targets
 from serve_app.evals.report.table import (
     NOT_SIGNIFICANT,
+    UNKNOWN,
     Cell,
     Part,
     Table,
     difference_cell,
     figure_cell,
+    number,
     probability,
     words,
 )
@@ -149,7 +153,7 @@ def _is_pairs(names: list[str] | tuple[str, ...]) -> bool:
     return len({start for start, _, _ in split}) > 1 and len({end for _, _, end in split}) > 1
 
 
-def _place(names: list[str] | tuple[str, ...]) -> dict[str, bool]:
+def _place(names: list[str] | tuple[str, ...]) -> dict[str, Any]:
     """Of a table with these parts as rows: long ones folded, those that are a matrix already in the page alone."""
     return {"folded": len(names) > LONG or _is_pairs(names), "page_only": _is_pairs(names)}
 
@@ -169,5 +173,7 @@ def _items(figures: list[Figure | None]) -> Cell:
 
 
 def _shaded(figure: Figure | None, low: float, high: float) -> Cell:
-    shade = (figure.value - low) / (high - low) if figure and high > low else None
-    return figure_cell(figure, shade=shade)
+    """Without its interval, so that matrices of several targets stand side by side; it is in the table of the parts."""
+    if figure is None:
+        return Cell(UNKNOWN)
+    return Cell(number(figure.value, figure.unit), shade=(figure.value - low) / (high - low) if high > low else None)

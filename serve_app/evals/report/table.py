@@ -13,8 +13,8 @@ NOT_TESTED = "not tested"
 
 @dataclass(frozen=True)
 class Cell:
-    """`more` are further lines, `small` stands below them; `shade` from 0 to 1 colours the cell; `words` are set to the left, numbers to
-    the right."""
+    """`more` are further lines, `small` stands below them; `shade` from 0 to 1 colours the cell; `words` are set to the left,
+    numbers to the right."""
 
     text: str
     small: str = ""
@@ -26,8 +26,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """How the page sets it: `folded` until it is opened, `beside` the next one where there is room. `page_only`: Markdown leaves it out
-    and says where it is."""
+    """How the page sets it: `folded` until it is opened, `beside` the next one where there is room. `page_only`: Markdown leaves it
+    out and says where it is."""
 
     head: list[str]
     rows: list[list[Cell]]
@@ -67,11 +67,11 @@ def interval(low: float | None, high: float | None, unit: str = "") -> str:
     return f"{number(low, unit)} to {number(high, unit)}"
 
 
-def figure_cell(figure: Figure | None, best: bool = False, shade: float | None = None) -> Cell:
+def figure_cell(figure: Figure | None, best: bool = False) -> Cell:
     if figure is None:
         return Cell(UNKNOWN, best=best)
     small = interval(figure.low, figure.high, figure.unit)
-    return Cell(number(figure.value, figure.unit), small, best=best, shade=shade)
+    return Cell(number(figure.value, figure.unit), small, best=best)
 
 
 def difference_cell(comparison: Comparison) -> Cell:
