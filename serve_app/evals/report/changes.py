@@ -23,11 +23,11 @@ from serve_app.evals.report.table import (
 from serve_app.evals.result import Comparison, Figure, Run, Samples, SuiteResult, TargetUse
 
 PairedTest = Callable[[SuiteResult, SuiteResult, int], list[Comparison]]
-"""Of two results of one suite, and a seed: a comparison for each figure that has samples in both."""
+"""Of two results of one suite, and a seed: a comparison for each figure that has samples in both, on the items that both have."""
 
 MOST_MOVED = 8
 """Items of each suite and target."""
-FEW = 40
+FEW = 16
 """Rows, of which a table with more is folded."""
 HEAD = ["figure", "old", "new", "new − old, 95 % interval", "common items", "result"]
 
@@ -84,7 +84,7 @@ def _told_apart(old: TargetUse, new: TargetUse) -> list[str]:
     found = []
     if old.model != new.model:
         found.append(f"{new.name}: the model was {old.model} and is {new.model}.")
-    if old.dimensions != new.dimensions:
+    if old.dimensions and new.dimensions and old.dimensions != new.dimensions:
         found.append(f"{new.name}: vectors were {old.dimensions} wide and are {new.dimensions}.")
     for key in dict.fromkeys([*old.described, *new.described]):
         was, now = old.described.get(key), new.described.get(key)
@@ -95,7 +95,7 @@ def _told_apart(old: TargetUse, new: TargetUse) -> list[str]:
 
 def _rows(old: SuiteResult, new: SuiteResult, test: PairedTest, seed: int) -> dict[tuple[str, str], list[Cell]]:
     """By metric and group: all figures of the new result, then those that only the old one has."""
-    tested = {(found.metric, found.group): found for found in test(*_on_common_items(new, old), seed)}
+    tested = {(found.metric, found.group): found for found in test(new, old, seed)}
     rows = {}
     for place in dict.fromkeys((figure.metric, figure.group) for figure in (*new.figures, *old.figures)):
         before, now = figure_of(old, *place), figure_of(new, *place)
@@ -115,18 +115,8 @@ def _difference(old: Figure | None, new: Figure | None, test: Comparison | None)
     return [Cell(change), Cell(""), words(NOT_TESTED if old and new else "only in one run")]
 
 
-def _on_common_items(new: SuiteResult, old: SuiteResult) -> tuple[SuiteResult, SuiteResult]:
-    """Both, with the samples that both have, of the items that both have, in the new one's order."""
-    ours, theirs = {}, {}
-    for name in new.samples:
-        if name in old.samples:
-            ours[name], theirs[name] = _common(new.samples[name], old.samples[name])
-    ours = {name: samples for name, samples in ours.items() if samples.ids}
-    theirs = {name: samples for name, samples in theirs.items() if samples.ids}
-    return msgspec.structs.replace(new, samples=ours), msgspec.structs.replace(old, samples=theirs)
-
-
 def _common(new: Samples, old: Samples) -> tuple[Samples, Samples]:
+    """Both, of the items that both have, in the new one's order."""
     before = dict(zip(old.ids, old.values, strict=True))
     both = [(name, value) for name, value in zip(new.ids, new.values, strict=True) if name in before]
     ids = [name for name, _ in both]

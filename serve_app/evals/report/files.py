@@ -7,14 +7,11 @@ from pathlib import Path
 from serve_app.evals.report import markdown, page
 from serve_app.evals.report.changes import PairedTest
 from serve_app.evals.report.document import document
-from serve_app.evals.result import Comparison, Run, SuiteResult
+from serve_app.evals.result import Run
+from serve_app.evals.statistics import compare
 
 
-def untested(a: SuiteResult, b: SuiteResult, seed: int) -> list[Comparison]:
-    return []
-
-
-def write(run: Run, folder: Path, before: Run | None, test: PairedTest = untested) -> list[Path]:
+def write(run: Run, folder: Path, before: Run | None, test: PairedTest = compare) -> list[Path]:
     """`report.md` and `report.html` in `folder`, which is made if need be; the same bytes for the same runs. `before` is an
     earlier run to compare with."""
     folder.mkdir(parents=True, exist_ok=True)

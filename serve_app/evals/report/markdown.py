@@ -33,11 +33,16 @@ def _part(part: Part) -> list[str]:
     blocks = [f"## {escape(part.title)}"]
     if part.remarks:
         blocks.append("\n".join(f"- {escape(remark)}" for remark in part.remarks))
+    group = ""
     for table in shown:
-        blocks += [f"### {escape(table.title)}"] * bool(table.title)
+        blocks += [f"### {escape(table.group)}"] * (table.group not in ("", group))
+        group = table.group
+        blocks += [f"{'####' if group else '###'} {escape(table.title)}"] * bool(table.title)
         blocks += [escape(table.note)] * bool(table.note)
         blocks.append(_table(table))
-    if hidden := [table.title for table in part.tables if table.page_only]:
+    if hidden := [
+        " ".join(filter(None, (table.title, table.group.lower()))) for table in part.tables if table.page_only
+    ]:
         blocks.append(f"In report.html beside this file: {escape('; '.join(hidden))}.")
     return blocks
 

@@ -19,7 +19,7 @@ from serve_app.evals.result import Run, TargetUse
 
 USES: list[tuple[str, str, Callable[[TargetUse], str]]] = [
     ("model", "", lambda use: use.model or UNKNOWN),
-    ("vector width", "", lambda use: f"{use.dimensions:,}"),
+    ("vector width", "", lambda use: f"{use.dimensions:,}" if use.dimensions else UNKNOWN),
     ("USD per million tokens", "", lambda use: _dollars(use.usd_per_million_tokens)),
     ("USD of this run", "", lambda use: _dollars(use.usd)),
     ("latency p50", "of a request", lambda use: _milliseconds(use.latency_p50)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -12,6 +14,7 @@ from serve_app.evals.report.drawing import printable
 from serve_app.evals.report.lookup import results_of, suites
 from serve_app.evals.report.plots import draw, drawable
 from serve_app.evals.report.reading import READING
+from serve_app.evals.report.table import Table
 from serve_app.evals.result import Plot, Run
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -21,6 +24,7 @@ def render(document: Document, run: Run) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
+    environment.filters["side_by_side"] = _side_by_side
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     drawings = [_drawings(run, suite, index) for index, suite in enumerate(suites(run))]
     return template.render(document=document, drawings=drawings, reading=READING)
@@ -28,6 +32,10 @@ def render(document: Document, run: Run) -> str:
 
 def _finalize(value: object) -> object:
     return value if isinstance(value, Markup) else printable(str(value))
+
+
+def _side_by_side(tables: Iterable[Table]) -> list[tuple[str, list[Table]]]:
+    return [(group, list(some)) for group, some in groupby(tables, lambda table: table.group)]
 
 
 def _drawings(run: Run, suite: str, index: int) -> list[tuple[str, Markup, list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from serve_app.evals.report.lookup import failures_of, figure_of, results_of, targets
@@ -55,10 +56,7 @@ def groups(found: dict[str, SuiteResult]) -> list[Table]:
         if group:
             by_metric.setdefault(metric, []).append(group)
     if len(found) != 1:
-        return [
-            _by_target(found, [(metric, group) for group in names], f"{metric} by part")
-            for metric, names in by_metric.items()
-        ]
+        return [_by_target(found, [(metric, group) for group in names], metric) for metric, names in by_metric.items()]
     [result] = found.values()
     together: dict[tuple[str, ...], list[str]] = {}
     for metric, names in by_metric.items():
@@ -74,7 +72,7 @@ def groups(found: dict[str, SuiteResult]) -> list[Table]:
                 ]
                 for group in names
             ],
-            f"{', '.join(metrics)} by part",
+            ", ".join(metrics),
             **_place(names),
         )
         for names, metrics in together.items()
@@ -82,32 +80,32 @@ def groups(found: dict[str, SuiteResult]) -> list[Table]:
 
 
 def matrices(found: dict[str, SuiteResult]) -> list[Table]:
-    """Of groups named `zh→en`: a matrix for each metric and target, queries' languages down and documents' across."""
+    """Of groups named `zh→en`: a matrix for each metric and target, queries' languages down and documents' across. Words behind the
+    second language, the same in all groups, belong to the title."""
     tables = []
     for metric in dict.fromkeys(metric for metric, _ in _places(found)):
         pairs = [group for name, group in _places(found) if name == metric and PAIR in group]
         if not _is_pairs(pairs):
             continue
-        down = list(dict.fromkeys(pair.partition(PAIR)[0] for pair in pairs))
-        across = list(dict.fromkeys(pair.partition(PAIR)[2] for pair in pairs))
+        down, across = (list(dict.fromkeys(side)) for side in zip(*map(_ends, pairs), strict=True))
+        behind = pairs[0].partition(PAIR)[2].partition(" ")[2]
+        title = " ".join(filter(None, (metric, "from language to language", behind)))
         shown = [figure for result in found.values() for pair in pairs if (figure := figure_of(result, metric, pair))]
         low, high = min(figure.value for figure in shown), max(figure.value for figure in shown)
         for name, result in found.items():
-            rows = [
-                [
-                    words(start),
-                    *(_shaded(figure_of(result, metric, f"{start}{PAIR}{end}"), low, high) for end in across),
-                ]
-                for start in down
-            ]
-            head = [f"from{PAIR}to", *across]
-            tables.append(Table(head, rows, f"{metric} from language to language, {name}", beside=True))
+            cells = {
+                _ends(pair): _shaded(figure, low, high) for pair in pairs if (figure := figure_of(result, metric, pair))
+            }
+            rows = [[words(start), *(cells.get((start, end), Cell(UNKNOWN)) for end in across)] for start in down]
+            tables.append(Table([f"from{PAIR}to", *across], rows, name, group=title))
     return tables
 
 
 def tests(run: Run, suite: str) -> list[Table]:
     """All paired tests of the suite, those of parts in a table of their own."""
     mine = [comparison for comparison in run.comparisons if comparison.suite == suite]
+    places = [(c.metric, c.group) for c in mine]
+    mine.sort(key=lambda comparison: places.index((comparison.metric, comparison.group)))
     whole, parts = ([c for c in mine if bool(c.group) is part] for part in (False, True))
     head = ["figure", "a", "b", "a − b, 95 % interval", "items", "result"]
     note = "Paired on the same items; p is corrected for the number of comparisons (Holm)."
@@ -147,15 +145,24 @@ def _places(found: dict[str, SuiteResult]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((f.metric, f.group) for result in found.values() for f in result.figures))
 
 
-def _is_pairs(names: list[str] | tuple[str, ...]) -> bool:
-    """Whether they make a matrix of at least two rows and columns."""
-    split = [name.partition(PAIR) for name in names if PAIR in name]
-    return len({start for start, _, _ in split}) > 1 and len({end for _, _, end in split}) > 1
+def _ends(pair: str) -> tuple[str, str]:
+    """`zh` and `en` of `zh→en in the pool`."""
+    start, _, rest = pair.partition(PAIR)
+    return start, rest.partition(" ")[0]
 
 
-def _place(names: list[str] | tuple[str, ...]) -> dict[str, Any]:
+def _is_pairs(names: Sequence[str]) -> bool:
+    """Whether they make a matrix of at least two rows and columns, and only one."""
+    pairs = [name for name in names if PAIR in name]
+    ends = {_ends(name) for name in pairs}
+    behind = {name.partition(PAIR)[2].partition(" ")[2] for name in pairs}
+    return len({a for a, _ in ends}) > 1 and len({b for _, b in ends}) > 1 and len(behind) == 1
+
+
+def _place(names: Sequence[str]) -> dict[str, Any]:
     """Of a table with these parts as rows: long ones folded, those that are a matrix already in the page alone."""
-    return {"folded": len(names) > LONG or _is_pairs(names), "page_only": _is_pairs(names)}
+    folded = len(names) > LONG or _is_pairs(names)
+    return {"folded": folded, "group": "By part" if any(names) else "", "page_only": _is_pairs(names)}
 
 
 def _by_target(found: dict[str, SuiteResult], places: list[tuple[str, str]], title: str) -> Table:
@@ -172,8 +179,6 @@ def _items(figures: list[Figure | None]) -> Cell:
     return Cell(" / ".join(counts))
 
 
-def _shaded(figure: Figure | None, low: float, high: float) -> Cell:
+def _shaded(figure: Figure, low: float, high: float) -> Cell:
     """Without its interval, so that matrices of several targets stand side by side; it is in the table of the parts."""
-    if figure is None:
-        return Cell(UNKNOWN)
     return Cell(number(figure.value, figure.unit), shade=(figure.value - low) / (high - low) if high > low else None)

@@ -26,15 +26,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """How the page sets it: `folded` until it is opened, `beside` the next one where there is room. `page_only`: Markdown leaves it
-    out and says where it is."""
+    """Tables of one `group` that follow each other stand under its heading, in the page side by side. `folded`: until it is opened.
+    `page_only`: Markdown leaves it out and says where it is."""
 
     head: list[str]
     rows: list[list[Cell]]
     title: str = ""
     note: str = ""
     folded: bool = False
-    beside: bool = False
+    group: str = ""
     page_only: bool = False
 
 
