@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ import numpy.typing as npt
 TokenIds = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
 
-ENVELOPE_VERSION = 3
+ENVELOPE_VERSION = 4
+"""One more whenever a message means something else, or has a field that must not be overlooked."""
 
 DEMO_MODEL_ID = "embedserve/demo"
 """The checkpoint this package makes itself, so that everything runs out of the box."""
@@ -163,7 +164,7 @@ class EmbedJob:
 
     @property
     def tenant(self) -> str:
-        """The name of the caller's API key, "" without one: what is kept for one tenant is never shown to another."""
+        """The name of the caller's API key, "" without one: nothing is shared between tenants unless a setting says so."""
         return self.grant.name if self.grant is not None else ""
 
     def __len__(self) -> int:
@@ -208,6 +209,15 @@ class Tokenized:
     added: dict[int, str]
 
 
+def _take_known(message: object, state: tuple[None, dict[str, Any]]) -> None:
+    """Unpickle a message of any version: a field that this one doesn't know is left out, and one that the other didn't know stays
+    unset. So whoever gets it can read its `version`, and turn it away with words instead of an `AttributeError`."""
+    known = type(message).__slots__  # type: ignore[attr-defined]
+    for name, value in state[1].items():
+        if name in known:
+            setattr(message, name, value)
+
+
 @dataclass(slots=True)
 class Envelope:
     """A chunk on its way from a gateway to a replica: flat arrays, one entry per input.
@@ -217,7 +227,8 @@ class Envelope:
     two hosts differ, so no wall time travels), infinity for none; `priority` and `output` uint8 `[n]`.
     `model` is the fingerprint of the model whose tokenizer made the ids: during a rolling update replicas of two models can run.
     `gateway_queued_tokens` is what this gateway still holds back. `alone` asks for a replica that carries no other such chunk:
-    its input was there when replicas died. `adapter` is reserved.
+    its input was there when replicas died. `adapter` is reserved. `tenants` is uint64 `[n]`: equal for inputs of the same API key, 0
+    for those without one, None where all are 0. How long an input takes mustn't depend on what other tenants have sent.
     """
 
     gateway: str
@@ -231,7 +242,10 @@ class Envelope:
     gateway_queued_tokens: int = 0
     alone: bool = False
     adapter: str | None = None
+    tenants: npt.NDArray[np.uint64] | None = None
     version: int = ENVELOPE_VERSION
+
+    __setstate__ = _take_known
 
 
 @dataclass(slots=True)
@@ -242,6 +256,8 @@ class Ping:
     model: str = ""
     gateway_queued_tokens: int = 0
     version: int = ENVELOPE_VERSION
+
+    __setstate__ = _take_known
 
 
 @dataclass(slots=True)
@@ -257,6 +273,8 @@ class ReplicaStatus:
     outstanding_tokens: int = 0
     tokens_per_second: float = 0.0
     gateways_queued_tokens: int = 0
+
+    __setstate__ = _take_known
 
 
 @dataclass(slots=True)
