@@ -128,7 +128,7 @@ class Gateway:
             settings.auth.metrics_public,
         )
         self._nodes = nodes
-        self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own)
+        self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own, keys.ledger_failed)
         self._extra_routes = [self._telemetry.route, usage_route(nodes.by_directory, prices, self._ledger)]
         self._telemetry.start(self._service)
         self._tasks = TaskGroup()
