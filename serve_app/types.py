@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -209,16 +209,11 @@ class Tokenized:
     added: dict[int, str]
 
 
-def _take_known(message: object, state: tuple[None, dict[str, Any]]) -> None:
-    """Unpickle a message of any version: a field that this one doesn't know is left out, and one that the other didn't know stays
-    unset. So whoever gets it can read its `version`, and turn it away with words instead of an `AttributeError`."""
-    known = type(message).__slots__  # type: ignore[attr-defined]
-    for name, value in state[1].items():
-        if name in known:
-            setattr(message, name, value)
+# Of what crosses between versions, namely envelopes and pings and the status of a replica, `slots` are left out: so one that has a
+# field more, or less, than the reader knows can be unpickled all the same, and be turned away by its `version`.
 
 
-@dataclass(slots=True)
+@dataclass
 class Envelope:
     """A chunk on its way from a gateway to a replica: flat arrays, one entry per input.
 
@@ -245,10 +240,8 @@ class Envelope:
     tenants: npt.NDArray[np.uint64] | None = None
     version: int = ENVELOPE_VERSION
 
-    __setstate__ = _take_known
 
-
-@dataclass(slots=True)
+@dataclass
 class Ping:
     """Asks a replica for its status, and tells it what a gateway holds back; `model` and `version` as in the envelope."""
 
@@ -257,10 +250,8 @@ class Ping:
     gateway_queued_tokens: int = 0
     version: int = ENVELOPE_VERSION
 
-    __setstate__ = _take_known
 
-
-@dataclass(slots=True)
+@dataclass
 class ReplicaStatus:
     """What a replica says of itself, with every chunk and to every ping; it corrects the gateway's view.
 
@@ -273,8 +264,6 @@ class ReplicaStatus:
     outstanding_tokens: int = 0
     tokens_per_second: float = 0.0
     gateways_queued_tokens: int = 0
-
-    __setstate__ = _take_known
 
 
 @dataclass(slots=True)
