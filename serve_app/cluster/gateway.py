@@ -99,6 +99,7 @@ class Gateway:
             model=model.fingerprint,
             hidden_size=config.hidden_size,
             share=settings.batch.share_duplicates,
+            share_between_keys=settings.cache.share_between_keys,
             on_kept=partial(metrics.looked_up, model.served.id),
             on_spared=partial(metrics.spared, model.served.id),
         )
@@ -127,7 +128,7 @@ class Gateway:
             settings.auth.metrics_public,
         )
         self._nodes = nodes
-        self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own)
+        self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own, keys.ledger_failed)
         self._extra_routes = [self._telemetry.route, usage_route(nodes.by_directory, prices, self._ledger)]
         self._telemetry.start(self._service)
         self._tasks = TaskGroup()
@@ -169,6 +170,7 @@ class Gateway:
         self._admission.bounds, self._admission.chunk_tokens = bounds(settings), rules.chunk_tokens
         self._service.timeouts = timeouts(settings)
         self._answers.share = settings.batch.share_duplicates
+        self._answers.share_between_keys = settings.cache.share_between_keys
         self._answers.resize(settings.cache.max_mb * 2**20)
         # The app reads limits and models when it is built; requests that it has stay with the one they came to.
         self._app = self._built()

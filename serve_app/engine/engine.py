@@ -168,14 +168,15 @@ class Engine:
         """As `encode`, but non-finite vectors come back as zeros, with the indices of their inputs."""
         return self.launch(token_ids)()
 
-    def launch(self, token_ids: Sequence[TokenIds]) -> Callable[[], Encoded]:
+    def launch(self, token_ids: Sequence[TokenIds], tenants: Sequence[int] = ()) -> Callable[[], Encoded]:
         """Start what `encode_checked` does; what is returned waits for it and gives it, on any thread.
 
-        On CUDA this only puts work into the device's queue, behind what is there; on CPU it computes.
+        `tenants` has one for each input, or nothing: prefixes are shared within a tenant only. On CUDA this only puts work into the
+        device's queue, behind what is there; on CPU it computes.
         """
         for index, ids in enumerate(token_ids):
             self._check(index, ids)
-        shared, reused = self.prefixes.share(token_ids)
+        shared, reused = self.prefixes.share(token_ids, tenants)
         before = [prefix.tokens if prefix else 0 for prefix in shared]
         launched = []
         for batch in self.batches([len(ids) for ids in token_ids], shared):
