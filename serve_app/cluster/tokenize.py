@@ -53,7 +53,7 @@ class JobTokenizer:
         Returns without having yielded to the event loop where the job is small.
         """
         if job.texts is None:
-            inputs = await self._from_token_ids(job.token_ids or [])
+            inputs = await self._from_token_ids(job)
         else:
             inputs = await self._from_texts(job)
             if self._tokenizer.vocab_size > self._vocab_size:
@@ -70,7 +70,7 @@ class JobTokenizer:
             return self._tokenizer.encode_batch(texts)
         if job.truncate is Truncate.NONE:
             await self._check_lengths(texts, self._limit(job))
-        return await self._in_parts(texts)
+        return await self._in_parts(texts, self._limit(job), job.truncate)
 
     async def _check_lengths(self, texts: list[str], limit: int) -> None:
         """Refuse a text that is over the limit whatever its tokens are: tokenizing it takes a thread for seconds."""
@@ -94,17 +94,31 @@ class JobTokenizer:
                     param="input",
                 )
 
-    async def _in_parts(self, texts: list[str]) -> list[TokenIds]:
+    async def _in_parts(self, texts: list[str], limit: int, side: Truncate) -> list[TokenIds]:
         inputs: list[TokenIds] = []
+        tokens, most = 0, self.limits.max_request_tokens
         for part in parts(texts, PART_CHARACTERS):
-            inputs += await asyncio.to_thread(self._tokenizer.encode_batch, part)
+            if tokens > most:  # before the rest is tokenized too
+                raise TooManyTokensError(
+                    f"Requested at least {tokens} tokens, max {most} tokens per request", param="input"
+                )
+            found = await asyncio.to_thread(self._encoded, part, limit, side)
+            tokens += sum(min(len(ids), limit) for ids in found)
+            inputs += found
         return inputs
 
-    async def _from_token_ids(self, inputs: list[TokenIds]) -> list[TokenIds]:
+    def _encoded(self, texts: list[str], limit: int, side: Truncate) -> list[TokenIds]:
+        if side is Truncate.NONE:
+            return self._tokenizer.encode_batch(texts)
+        return self._tokenizer.encode_to_cut(texts, limit, side)
+
+    async def _from_token_ids(self, job: EmbedJob) -> list[TokenIds]:
+        inputs = job.token_ids or []
         if self._foreign == "refuse":
             raise InvalidRequestError("This server takes no token ids: send the text itself.", param="input")
         if self._decode is not None:
-            return await self._in_parts(await asyncio.to_thread(self._decode_foreign, inputs))
+            texts = await asyncio.to_thread(self._decode_foreign, inputs)
+            return await self._in_parts(texts, self._limit(job), job.truncate)
         self._check_vocabulary(
             inputs,
             "Token ids must come from this model's own tokenizer; send the text itself if yours come from another.",
