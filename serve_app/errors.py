@@ -171,7 +171,8 @@ class CrashingInputError(InvalidRequestError):
 
     def __init__(self, row: int) -> None:
         super().__init__(
-            f"Input {row} made every replica that computed it crash, the last one by itself.", param="input"
+            f"Input {row} made every replica that computed it crash, the last one by itself. Send the request without it.",
+            param="input",
         )
         self.args = (row,)
         self.row = row
@@ -184,8 +185,7 @@ class InputOverMemoryError(InvalidRequestError):
 
     def __init__(self, tokens: int) -> None:
         super().__init__(
-            f"An input of {tokens} tokens needs more memory than the server's device has. Send it in shorter pieces, or with "
-            "truncate_prompt_tokens.",
+            f"An input of {tokens} tokens needs more memory than the server's device has. Send it in shorter pieces.",
             param="input",
         )
         self.args = (tokens,)
