@@ -11,7 +11,6 @@ from serve_app.api.prompts import prompts_of
 from serve_app.errors import ModelNotAllowedError, ModelNotFoundError
 from serve_app.types import ServedModel
 
-
 NO_MODEL = "No model is served here."
 
 
