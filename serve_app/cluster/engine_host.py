@@ -34,7 +34,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
 
     Raises `CheckpointError` if the model can't be served, `EngineError` if the device can't do what the settings ask for.
     """
-    logger = configure_logging()
+    logger = configure_logging(settings.log.format)
     device = "cuda" if num_gpus else "cpu"
     logger.info("Loading %s on %s", settings.model, device)
     folder = resolve(settings.model, settings.revision)

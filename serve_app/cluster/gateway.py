@@ -25,6 +25,7 @@ from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.ledger import Ledger, store_of
 from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
+from serve_app.cluster.request_log import logging_too
 from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.served import open_model, run_with
 from serve_app.cluster.service import EmbeddingService, Timeouts
@@ -55,7 +56,7 @@ class Gateway:
     """The Serve ingress deployment. Holds no state worth keeping: any gateway can answer any request."""
 
     def __init__(self, settings: Settings, num_gpus: float, embedder: DeploymentHandle[Any]) -> None:
-        configure_logging()
+        configure_logging(settings.log.format)
         gc.set_threshold(*GC_THRESHOLDS)
         model = open_model(settings)
         config = model.checkpoint.config
@@ -130,6 +131,7 @@ class Gateway:
         self._nodes = nodes
         self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own, keys.ledger_failed)
         self._extra_routes = [self._telemetry.route, usage_route(nodes.by_directory, prices, self._ledger)]
+        self._observe = logging_too(self._telemetry.observe, settings.log.requests)
         self._telemetry.start(self._service)
         self._tasks = TaskGroup()
         self._tasks.spawn(self._ledger.keep(nodes.by_directory))
@@ -177,7 +179,7 @@ class Gateway:
 
     def _built(self) -> App:
         gate = self._guarding.gate if self._guarding is not None else None
-        return build_app(self._service, self._extra_routes, self._telemetry.observe, gate)
+        return build_app(self._service, self._extra_routes, self._observe, gate)
 
 
 def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:
