@@ -14,7 +14,7 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.engine import tokenizer as engine_tokenizer
 from serve_app.engine.token_boundary import BOUNDARY, token_boundary
-from serve_app.errors import InvalidRequestError, TooManyTokensError
+from serve_app.errors import InputTooLongError, InvalidRequestError, TooManyTokensError
 from serve_app.types import EmbedJob, Limits, Truncate
 from tests.checkpoints import checkpoint
 from tests.reference import tokenizer
@@ -55,7 +55,7 @@ def test_nfc_makes_no_white_space() -> None:
 
 
 LIMITS = st.integers(1, 12)
-SIDES = st.sampled_from([Truncate.START, Truncate.END])
+SIDES = st.sampled_from(list(Truncate))
 
 
 @settings(max_examples=300, deadline=None)
@@ -72,7 +72,10 @@ def test_cut_texts_have_the_tokens_of_whole_ones(
         found = tokenizer().encode_to_cut(texts, limit, side)
     for ids, whole in zip(found, tokenizer().encode_batch(texts), strict=True):
         assert (len(ids) > limit) == (len(whole) > limit)
-        assert tokenizer().cut(ids, limit, side).tolist() == tokenizer().cut(whole, limit, side).tolist()
+        if side is Truncate.NONE:
+            assert len(ids) > limit or ids.tolist() == whole.tolist()
+        else:
+            assert tokenizer().cut(ids, limit, side).tolist() == tokenizer().cut(whole, limit, side).tolist()
 
 
 class Counted:
@@ -116,6 +119,20 @@ async def test_little_of_a_huge_text_is_tokenized(
     head = tokenizer().encode(prompt)[:-1].tolist() if prompt and side is Truncate.START else []
     kept = whole[:511].tolist() if side is Truncate.END else [*head, *whole[-(512 - len(head)) : -1].tolist()]
     assert got[0].tolist() == [*kept, tokenizer().end_of_text_id]
+
+
+@pytest.mark.parametrize("text", HUGE.values(), ids=HUGE.keys())
+@pytest.mark.parametrize("among", [False, True])
+async def test_little_of_a_huge_text_is_tokenized_before_it_is_refused(
+    text: str, among: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=8192), 1280)
+    with pytest.raises(InputTooLongError) as caught:
+        await stage.tokenize(EmbedJob("m", texts=["short", text] if among else [text]))
+    assert (caught.value.at_least, caught.value.index) == (True, 1 if among else None)
+    assert counted.characters < 100_000
+    assert 8192 < caught.value.tokens <= len(tokenizer().encode(text))
 
 
 @pytest.mark.parametrize("side", [Truncate.START, Truncate.END])

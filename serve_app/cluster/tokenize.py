@@ -73,7 +73,7 @@ class JobTokenizer:
         return await self._in_parts(texts, self._limit(job), job.truncate)
 
     async def _check_lengths(self, texts: list[str], limit: int) -> None:
-        """Refuse a text that is over the limit whatever its tokens are: tokenizing it takes a thread for seconds."""
+        """Refuse a text that is over the limit whatever its tokens are; a huge word, say, is tokenized in whole or not at all."""
         if (bound := self._tokenizer.bound) is None:
             return
         for index, text in enumerate(texts):
@@ -102,15 +102,19 @@ class JobTokenizer:
                 raise TooManyTokensError(
                     f"Requested at least {tokens} tokens, max {most} tokens per request", param="input"
                 )
-            found = await asyncio.to_thread(self._encoded, part, limit, side)
+            found = await asyncio.to_thread(self._tokenizer.encode_to_cut, part, limit, side)
+            if side is Truncate.NONE:
+                self._check_huge(part, found, limit, len(inputs) if len(texts) > 1 else None)
             tokens += sum(min(len(ids), limit) for ids in found)
             inputs += found
         return inputs
 
-    def _encoded(self, texts: list[str], limit: int, side: Truncate) -> list[TokenIds]:
-        if side is Truncate.NONE:
-            return self._tokenizer.encode_batch(texts)
-        return self._tokenizer.encode_to_cut(texts, limit, side)
+    def _check_huge(self, texts: list[str], found: list[TokenIds], limit: int, first: int | None) -> None:
+        """Refuse what is over the limit and may have been tokenized in part: how many tokens it has in all isn't known. `first` is the
+        index of the first text, None if it is the only one."""
+        for index, (text, ids) in enumerate(zip(texts, found, strict=True)):
+            if len(ids) > limit and len(text) > self._tokenizer.whole_up_to(limit):
+                raise InputTooLongError(len(ids), limit, None if first is None else first + index, at_least=True)
 
     async def _from_token_ids(self, job: EmbedJob) -> list[TokenIds]:
         inputs = job.token_ids or []
@@ -171,7 +175,8 @@ class JobTokenizer:
         head = self._tokenizer.encode(prompt)[:-1] if prompt else np.empty(0, np.int32)
         if prompt and len(head) + 2 > limit:
             raise InvalidRequestError(
-                f"The prompt takes {len(head)} of the {limit} tokens that an input may have, which leaves none for the text.",
+                f"The prompt takes {len(head)} of the {limit} tokens that an input may have, which leaves none for the text. "
+                "Send a shorter instruction, or allow more tokens.",
                 param="input",
             )
         if side is Truncate.START:

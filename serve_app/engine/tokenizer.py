@@ -81,22 +81,26 @@ class Tokenizer:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
     def encode_to_cut(self, texts: Sequence[str], limit: int, side: Truncate) -> list[TokenIds]:
-        """Token ids of texts that will be cut to `limit` tokens at most, int32 `[tokens]` each.
+        """Token ids of texts that will be cut to `limit` tokens at most, or refused, int32 `[tokens]` each.
 
         `cut` makes the same of them as of `encode_batch(texts)`, and they are over the limit if and only if those are. Only as much
-        of a huge text is tokenized as that takes, from the end that is kept; all of it where there is no `boundary`, as in a single
-        word of a million characters.
+        of a huge text is tokenized as that takes, from the end that is kept (the start where nothing may be cut, `Truncate.NONE`); all
+        of it where there is no `boundary`, as in a single word of a million characters.
         """
-        size = max(LEAST_CHARACTERS, limit * CHARACTERS_FOR_A_TOKEN)
+        size = self.whole_up_to(limit)
         rest = iter(self.encode_batch([text for text in texts if len(text) <= size]))
         return [next(rest) if len(text) <= size else self._enough(text, size, limit, side) for text in texts]
 
+    def whole_up_to(self, limit: int) -> int:
+        """The length in characters up to which `encode_to_cut` tokenizes texts as they are."""
+        return max(LEAST_CHARACTERS, limit * CHARACTERS_FOR_A_TOKEN)
+
     def _enough(self, text: str, size: int, limit: int, side: Truncate) -> TokenIds:
         while self.boundary is not None and size < len(text):
-            near = size if side is Truncate.END else len(text) - size
+            near = len(text) - size if side is Truncate.START else size
             place = self.boundary.search(text, near, near + LONGEST_WORD)
             if place is not None:
-                ids = self.encode(text[: place.start()] if side is Truncate.END else text[place.start() :])
+                ids = self.encode(text[place.start() :] if side is Truncate.START else text[: place.start()])
                 if len(ids) > limit:
                     return ids
             size *= 2
