@@ -17,6 +17,7 @@ class Shown:
     def __init__(self, console: Console, steps: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._console = console
+        self._said: set[str] = set()
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._steps = self._bars.add_task("suites", total=steps)
         self._texts = self._bars.add_task("texts", total=None, visible=False)
@@ -36,7 +37,8 @@ class Shown:
     def ends(self, target: str, suite: str, result: SuiteResult | str) -> None:
         self._bars.update(self._texts, visible=False)
         self._bars.advance(self._steps)
-        if isinstance(result, str):
+        if isinstance(result, str) and result not in self._said:
+            self._said.add(result)  # a target that is gone fails in all suites for the same reason
             self._console.print(
                 f"{suite} isn't measured: {result}", style="red", markup=False, highlight=False, soft_wrap=True
             )

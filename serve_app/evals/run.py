@@ -99,17 +99,19 @@ def _through(encoder: TargetEncoder, suites: Sequence[Loaded], watcher: Watcher,
         gone = ""
     except TargetError as error:
         gone = str(error)
-    for loaded in suites:
-        watcher.begins(encoder.name, loaded.suite.name)
-        outcome: SuiteResult | str = gone
-        if not gone:
-            try:
-                encoder.prepare(loaded.suite.texts(loaded.data))
-                outcome = loaded.suite.measure(loaded.data, encoder, seed=seed)
-            except TargetError as error:
-                outcome = str(error)
-                gone = outcome if error.gone else ""
-        watcher.ends(encoder.name, loaded.suite.name, outcome)
-        outcomes.append(outcome)
-    encoder.close()
+    try:
+        for loaded in suites:
+            watcher.begins(encoder.name, loaded.suite.name)
+            outcome: SuiteResult | str = gone
+            if not gone:
+                try:
+                    encoder.prepare(loaded.suite.texts(loaded.data))
+                    outcome = loaded.suite.measure(loaded.data, encoder, seed=seed)
+                except TargetError as error:
+                    outcome = str(error)
+                    gone = outcome if error.gone else ""
+            watcher.ends(encoder.name, loaded.suite.name, outcome)
+            outcomes.append(outcome)
+    finally:
+        encoder.close()
     return outcomes

@@ -21,7 +21,7 @@ from serve_app.evals.result import Run
 from serve_app.evals.run import Loaded, Measured, evaluate
 from serve_app.evals.run_prices import price_of
 from serve_app.evals.run_table import costs, headlines, tested
-from serve_app.evals.run_tests import compared
+from serve_app.evals.statistics import compare_all
 from serve_app.evals.target import Target
 from serve_app.evals.target_encoder import TargetEncoder
 from serve_app.evals.target_kinds import backend_of
@@ -75,7 +75,9 @@ def run_all(plan: Plan) -> int:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with shown:
-                run = evaluate(targets, suites, compared, shown, seed=plan.seed, started=started, command=plan.command)
+                run = evaluate(
+                    targets, suites, compare_all, shown, seed=plan.seed, started=started, command=plan.command
+                )
         except KeyboardInterrupt:
             kept = (
                 "What was answered is kept: the same command goes on from there." if plan.cache else "Nothing was kept."
