@@ -17,7 +17,8 @@ PROMPTS = {Role.QUERY: "query", Role.DOCUMENT: "document", Role.CLUSTERING: "clu
 
 class LocalTarget:
     """One text list at a time; torch spreads the work over cores by itself. Instructions go before the text in the form that the
-    model's own query prompt has, `Instruct: …\\nQuery:`; a model whose prompt has another form gets none."""
+    model's own query prompt has, `Instruct: …\\nQuery:`, and texts without one go alone. A model whose prompt has another form gets
+    its own prompts by role, and no instructions."""
 
     threads = 1
     kept = True
@@ -50,7 +51,9 @@ class LocalTarget:
         pass
 
     def before(self, role: Role, instruction: str | None) -> str:
-        if instruction and self._instructed:
+        if self._instructed:
+            if not instruction:
+                return ""
             head, _, _ = self._prompts["query"].partition("Instruct:")
             return f"{head}Instruct: {instruction}\nQuery:{self._tail}"
         return self._prompts.get(PROMPTS.get(role, ""), "")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,15 +15,15 @@ from serve_app.evals.target_backend import RETRIES, TIMEOUT_SECONDS, Answer, Kno
 PREFIX = "Instruct: {instruction}\nQuery:"
 """What Qwen3-Embedding's model card puts before a query; nothing follows the colon."""
 
-OUR_PROMPTS = {Role.QUERY: "query", Role.CLUSTERING: "clustering"}
-"""The served model's prompts for texts without an instruction, by role; other roles have none."""
-
 TOLD = ("revision", "created", "dimensions", "max_input_tokens", "demo")
 """What our `/v1/models` says of a model beside OpenAI's fields; `created` is the checkpoint's date."""
 
 
 class OpenAITarget:
-    """`openai.OpenAI` with its retries. `instruction` and `input_type` go to our own service only: others refuse unknown fields."""
+    """`openai.OpenAI` with its retries. The field `instruction` goes to our own service only: others refuse what they don't know.
+
+    A text without an instruction goes alone, whatever its role: OpenAI's API has no roles.
+    """
 
     threads = None
     kept = True
@@ -33,7 +32,6 @@ class OpenAITarget:
         self._target = target
         self._ours = target.kind == "ours"
         self._model = target.model
-        self._prompts: Mapping[str, str] = {}
         self.batch = target.batch or 64
         # All that the client would otherwise take from the environment and send to whatever server this is, is set.
         self._client = openai.OpenAI(
@@ -55,7 +53,6 @@ class OpenAITarget:
             )
         self._model = self._model or next(iter(served))
         found = served.get(self._model, {})
-        self._prompts = found.get("prompts") or {}
         if found.get("demo"):
             notes.append("It serves the demo checkpoint, which is for first runs and tests.")
         return Known(self._model, {key: found[key] for key in TOLD if self._ours and found.get(key) is not None}, notes)
@@ -64,21 +61,15 @@ class OpenAITarget:
         pass
 
     def before(self, role: Role, instruction: str | None) -> str:
-        if instruction and (self._ours or self._target.prefix):
-            return PREFIX.format(instruction=instruction)
-        return self._prompts.get(OUR_PROMPTS[role], "") if self._ours and role in OUR_PROMPTS else ""
+        return PREFIX.format(instruction=instruction) if instruction and (self._ours or self._target.prefix) else ""
 
     def embed(self, texts: Sequence[str], role: Role, instruction: str | None) -> Answer:
-        extra: dict[str, Any] | None = None
-        asked = list(texts)
-        if self._ours and instruction:
-            extra = {"instruction": instruction}
-        elif self._ours and role in OUR_PROMPTS:
-            extra = {"prompt_name": OUR_PROMPTS[role]}
-        elif instruction and self._target.prefix:
-            asked = [PREFIX.format(instruction=instruction) + text for text in texts]
+        extra = {"instruction": instruction} if self._ours and instruction else None
+        prefix = "" if self._ours else self.before(role, instruction)
         try:
-            reply = self._client.embeddings.create(model=self._model, input=asked, extra_body=extra)
+            reply = self._client.embeddings.create(
+                model=self._model, input=[prefix + text for text in texts], extra_body=extra
+            )
         except (openai.OpenAIError, ValueError) as error:
             raise refusal(error, self._target) from error
         data = sorted(reply.data, key=lambda item: item.index)
