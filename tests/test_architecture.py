@@ -20,7 +20,7 @@ LAYERS = {
     "access": LEAVES | {"serve_app.access"},
     "telemetry": LEAVES | {"serve_app.telemetry"},
     "bench": LEAVES | {"serve_app.bench", "serve_app.telemetry"},
-    "evals": LEAVES | {"serve_app.evals", "serve_app.telemetry"},
+    "evals": LEAVES | {"serve_app.evals", "serve_app.telemetry", "serve_app.api.quantise"},
     "training": LEAVES | {"serve_app.training", "serve_app.engine"},
     "cluster": LEAVES
     | {
