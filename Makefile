@@ -12,7 +12,7 @@ GATEWAYS ?= 1
 SERVE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help prometheus redis setup setup-dev serve test check format bench roofline chaos fuzz load soak clean
+.PHONY: help prometheus redis setup setup-dev serve test check format bench roofline chaos eval fuzz load soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ soak: setup-dev ## serve mixed traffic for SOAK_MINUTES (default 30) and watch f
 TARGETS ?= ours=http://127.0.0.1:$(PORT)
 load: setup-dev ## load what runs on PORT, or TARGETS='NAME=URL ...' in turn, and write bench-report/report.html (LOAD_ARGS)
 	$(BIN)/embedserve bench $(foreach target,$(TARGETS),--target '$(target)') $(LOAD_ARGS)
+
+eval: setup-dev ## measure what runs on PORT, or TARGETS='NAME=WHAT ...', in all suites, and write eval-report/report.html (EVAL_ARGS)
+	$(BIN)/embedserve eval $(foreach target,$(TARGETS),--target '$(target)') $(EVAL_ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,6 +18,7 @@ from serve_app.bench.command import bench_command
 from serve_app.cluster import instance
 from serve_app.cluster.environment import Ports, run_directory, serve_environment
 from serve_app.cluster.haproxy import clear, stop_strays
+from serve_app.evals.command import eval_command
 from serve_app.keys_command import app as keys_app
 
 if TYPE_CHECKING:
@@ -210,6 +211,8 @@ def cost(
 
 
 app.command()(bench_command(os.environ))
+
+app.command("eval")(eval_command(os.environ))
 
 
 @app.command()

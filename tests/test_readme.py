@@ -52,6 +52,6 @@ def test_make_targets_and_commands_that_it_names_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     from serve_app.cli import app
 
-    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     commands |= {str(group.name) for group in app.registered_groups}
     assert set(re.findall(r"^embedserve ([a-z]+)", README, re.MULTILINE)) <= commands
