@@ -68,7 +68,7 @@ def test_an_input_that_does_not_fit_alone_fails_alone() -> None:
         *(400, "invalid_request_error", "input", "input_over_memory"),
     )
     assert "30 tokens" in error.message
-    assert "truncate_prompt_tokens" in error.message
+    assert "Send it in shorter pieces." in error.message
 
 
 def test_what_was_reused_is_kept_and_the_budget_counts_costs() -> None:
