@@ -16,6 +16,17 @@ class CheckpointError(EmbedserveError):
     """The folder or repository isn't a Qwen3 embedding checkpoint that this engine can serve."""
 
 
+class SelfCheckError(CheckpointError):
+    """The model was loaded and doesn't compute what it should; `said` names no paths, so that services may show it."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.said = said
+
+    def __str__(self) -> str:
+        return f"the model fails its self-check, so it isn't served: {self.said}"
+
+
 class EngineError(EmbedserveError):
     """A batch failed in the engine; its inputs get this error, no others do."""
 
