@@ -35,6 +35,7 @@ class DefectiveService(DemoService):
         self.defect = defect
 
     async def embed(self, job: EmbedJob, request_id: str) -> EmbedResult:
+        self.jobs.append(job)
         job = replace(job)
         if self.defect == "space after the prompt" and job.prompt:
             job.prompt += " "

@@ -30,6 +30,7 @@ from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.served import open_model, run_with
 from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.silence import SilencePolicy
+from serve_app.cluster.start_failures import StartFailures
 from serve_app.cluster.tasks import TaskGroup
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
@@ -80,6 +81,7 @@ class Gateway:
             replicas,
             lambda: Ping(gateway, model.fingerprint, dispatcher.queued_tokens),
             may_sleep=settings.autoscaling.max_replicas is not None and settings.autoscaling.min_replicas == 0,
+            why_none=StartFailures(context.app_name, "Embedder").reason,
         )
         nodes = Nodes(context.app_name, settings.metrics.directory, settings.metrics.node_port)
         count_in(nodes.own)
