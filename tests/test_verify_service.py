@@ -24,6 +24,7 @@ from tests.defective_service import DefectiveService
 from tests.demo_service import DemoService
 from tests.in_process import Bridge
 from tests.reference import engine
+from tests.running import RunningService
 
 
 def verified(service: DemoService, against: Golden | None = None) -> Report:
@@ -176,3 +177,11 @@ def test_a_service_with_the_openai_route_alone() -> None:
     assert [finding.check for finding in failures(report.findings)] == ["dimensions"]
     skipped = {finding.check for finding in report.findings if finding.passed is None}
     assert skipped == {"dtype", "pooling", "end token", "golden scores"}
+
+
+@pytest.mark.cluster
+def test_the_running_service(service: RunningService) -> None:
+    with Client(service.url) as client:
+        report = Verification(client, recorded(engine())).run()
+    assert report.passed, report.as_table()
+    assert not [finding.check for finding in report.findings if finding.passed is None]

@@ -101,13 +101,13 @@ class Golden:
         off = float(np.abs(found - self.scores).max())
         if off <= tolerance:
             return Finding("golden scores", True, f"off by {off:.1e} from those of {self.model}, {tolerance:g} may be")
-        rows = [np.round(scores, 4).tolist() for scores in (found, self.scores)]
+        rows = [[[round(float(each), 4) for each in row] for row in scores] for scores in (found, self.scores)]
         return Finding(
             "golden scores",
             False,
             f"wrong by {off if math.isfinite(off) else math.nan:.4f}: {rows[0]} where {self.model} has {rows[1]}, and {tolerance:g} "
             "is allowed. A file of the model is damaged or from another upload, or this machine computes wrongly: fetch the model "
-            "again, and if that doesn't help, try another device or dtype.",
+            "again, and if that doesn't help, try another device or dtype. If it was changed on purpose, record its scores anew.",
         )
 
 
