@@ -14,6 +14,8 @@ from serve_app.engine import known
 from serve_app.engine.demo import make_checkpoint
 from serve_app.engine.finding import Finding, failures
 from serve_app.engine.golden import Golden
+from serve_app.engine.model import Model
+from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.errors import CheckpointError
 from serve_app.types import TokenIds, Truncate
@@ -39,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def test_table_and_exit_code_of_a_right_model() -> None:
     result = CliRunner().invoke(app, ["verify", str(checkpoint())])
     assert result.exit_code == 0
-    assert "ok     batch invariance  alone, in a batch and in another order: cosine 1.000000" in result.stdout
+    assert "ok     batch invariance  the same alone and among others: cosine 1.000000" in result.stdout
     assert "-      golden scores     not a checkpoint with known scores" in result.stdout
     assert result.stdout.splitlines()[-1] == f"{checkpoint()}: nothing is wrong, 1 couldn't be made"
 
@@ -58,7 +60,7 @@ def test_recorded_here_and_compared_elsewhere(tmp_path: Path, folder: Path) -> N
     result = CliRunner().invoke(app, ["verify", str(other), "--against", str(file)])
     assert result.exit_code == 1
     assert "WRONG  golden scores" in result.stdout
-    assert result.stdout.endswith("1 of 13 checks failed\n")
+    assert result.stdout.endswith("1 of 14 checks failed\n")
 
 
 def test_nothing_is_recorded_of_a_model_that_is_wrong(tmp_path: Path, folder: Path) -> None:
@@ -114,6 +116,17 @@ def test_several_faults_are_found_at_once(folder: Path) -> None:
     edit_json(folder / "config.json", hidden_act="gelu")
     (folder / "tokenizer.json").unlink()
     assert list(wrong(folder)) == ["adapter", "config", "end token"]
+
+
+def test_shared_prefixes_that_compute_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Model.prefix
+
+    def zeros(model: Model, ids: TokenIds) -> SharedPrefix:
+        kept = right(model, ids)
+        return SharedPrefix(kept.keys * 0, kept.values)
+
+    monkeypatch.setattr(Model, "prefix", zeros)
+    assert "serve with batch.prefix_cache_mb=0" in wrong(checkpoint())["shared prefixes"]
 
 
 def test_float16(folder: Path) -> None:

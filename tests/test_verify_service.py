@@ -70,11 +70,7 @@ def test_nothing_is_wrong_with_a_right_service() -> None:
         ("cut texts lose the end token", "truncation", "cut texts lose the token"),
         ("space after the prompt", "instruction", "another vector than 'Instruct: …"),
         ("prompt ignored", "instruction", "it doesn't reach the model"),
-        (
-            "prompt before documents",
-            "end token",
-            "a text and its own token ids with <|endoftext|> have different vectors",
-        ),
+        ("prompt before documents", "end token", "something may be put before it"),
         ("not normalised", "norm", "vectors don't have length 1"),
         ("cut but not renormalised", "dimensions", "cut to 32: vectors don't have length 1"),
         ("cut at the wrong end", "dimensions", "aren't the first 32 of the whole vector"),

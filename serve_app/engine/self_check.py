@@ -97,7 +97,7 @@ def check_batch(batched: Sequence[Vectors], alone: Vectors, dtype: str) -> Findi
     """Whether one input's vectors from batches are that of the input `alone`."""
     worst = min(_cosine(vector, alone) for vector in batched)
     if 1 - worst <= tolerance_of(dtype):
-        return Finding("batch invariance", True, f"alone, in a batch and in another order: cosine {worst:.6f}")
+        return Finding("batch invariance", True, f"the same alone and among others: cosine {worst:.6f}")
     return Finding(
         "batch invariance",
         False,

@@ -20,6 +20,7 @@ from serve_app.verify.files import check_folder, check_prompts, check_weights
 from serve_app.verify.report import Report
 
 # "import…" is what the 8B is known to answer with NaN in float16 (QwenLM/Qwen3-Embedding issues 164 and 186).
+_UNTIL_KEPT = 4  # times that an instruction has to be seen, and one
 TEXTS = ("import numpy as np", "importance", "a", "短い文。", "¿Qué hora es? " * 20)
 
 
@@ -67,7 +68,7 @@ def _check_vectors(report: Report, engine: Engine, recognised: Recognised | None
     report.findings += [finite, *(each for each in found if each.check != "finite" or not each.passed)]
     if failures([finite, *found]):
         return
-    report.findings.append(check_dimensions(vectors))
+    report.findings += [check_dimensions(vectors), check_prefixes(engine, tokenizer)]
     if recognised is None:
         said = "not a checkpoint with known scores: record those of one that is right with --record, and compare with --against"
         report.findings.append(Finding("golden scores", None, said))
@@ -82,6 +83,23 @@ def check_dimensions(vectors: Vectors) -> Finding:
         if not finding.passed:
             return Finding("dimensions", False, f"cut to {dimensions}: {finding.said}")
     return Finding("dimensions", True, "vectors that are cut have length 1 again")
+
+
+def check_prefixes(engine: Engine, tokenizer: Tokenizer) -> Finding:
+    """Whether texts behind an instruction get the same vectors from its kept state as from the start."""
+    if not engine.prefixes.capacity:
+        return Finding("shared prefixes", None, "none are kept")
+    ids = tokenizer.encode_batch([QUERIES[0] + text for text in TEXTS])
+    for _ in range(_UNTIL_KEPT):
+        found = engine.encode_checked(ids)
+    whole = engine.model.forward(engine.model.pack(ids)).cpu().numpy()
+    if not any(found.reused):
+        return Finding("shared prefixes", None, "none was kept")
+    worst = float((found.vectors * whole).sum(axis=1).min())
+    if 1 - worst <= self_check.tolerance_of(engine.precision.name):
+        return Finding("shared prefixes", True, f"the same from an instruction's kept state: cosine {worst:.6f}")
+    said = f"texts behind a shared instruction come out wrong (cosine {worst:.4f}): serve with batch.prefix_cache_mb=0"
+    return Finding("shared prefixes", False, said)
 
 
 def recorded(engine: Engine) -> Golden:

@@ -10,7 +10,7 @@ import numpy as np
 
 from serve_app import __version__
 from serve_app.engine import self_check
-from serve_app.engine.finding import Finding
+from serve_app.engine.finding import Finding, failures
 from serve_app.engine.golden import Golden
 from serve_app.engine.known import by_revision, known_checkpoints
 from serve_app.types import DEMO_MODEL_ID, Vectors
@@ -88,7 +88,8 @@ class Verification:
         self.report.subject = f"{self.client.model} at {self.client.url}"
         self._golden = self._golden or self._known(model)
         self._add("answers", True, f"serves {self.client.model}, {self._width or 'unknown'} dimensions")
-        return self._dtype_is_sound()
+        self._find_dtype()
+        return True
 
     def _known(self, model: dict[str, object]) -> Golden | None:
         """The served checkpoint's known scores: by its commit, or for the demo by the version that it comes with."""
@@ -100,7 +101,7 @@ class Verification:
             self.report.known = f"{DEMO_MODEL_ID}, by the service's version" if found else ""
         return found
 
-    def _dtype_is_sound(self) -> bool:
+    def _find_dtype(self) -> None:
         status, info = self.client.get("/info")
         dtype = info.get("model_dtype") if status == httpx.codes.OK and isinstance(info, dict) else None
         if dtype in ("float16", "fp16", "half"):
@@ -110,38 +111,38 @@ class Verification:
         else:
             self._dtype = dtype
             self._add("dtype", True, dtype)
-        return True
 
     def _add(self, check: str, passed: bool | None, said: str) -> None:
         self.report.findings.append(Finding(check, passed, said))
 
     def _vectors(self) -> Iterator[Finding]:
         """Numbers, length, width; the place they're taken from; independence of what else is in the request."""
-        text = self._text("A text")
-        together = self.client.embed([self._text(MATES[0]), text, *map(self._text, MATES[1:])])
+        second, last, alone = (self._text(text) for text in ("A text", "Another text", "Yet another text"))
+        together = self.client.embed([self._text(MATES[0]), second, *map(self._text, MATES[1:]), last])
         yield self_check.check_finite(together)
         yield self_check.check_norm(together)
         if self._width and together.shape[1] != self._width:
-            yield Finding("width", False, f"vectors have {together.shape[1]} dimensions, /v1/models says {self._width}")
-        alone = self._text("Another text")
-        mates = [self._text(f"{mate}!") for mate in MATES]
-        states = self.client.token_vectors(text), self.client.token_vectors(alone)
-        if states[0] is None or states[1] is None:
+            said = f"vectors have {together.shape[1]} dimensions, /v1/models says {self._width}"
+            yield Finding("width", False, said)
+        if (states := self.client.token_vectors(alone)) is None:
             yield Finding("pooling", None, "needs the route /embed_all")
-            # A cache could answer the second request, so this sees less than states do.
-            yield self_check.check_batch([together[1]], self.client.embed([text])[0], self._dtype)
-            return
-        yield self_check.check_pooling(self.client.embed([alone])[0], states[1], self._dtype)
-        second = self.client.embed([*mates, self._text("Yet another text")])[-1]
-        third = self.client.token_vectors(self._text("Yet another text"))
-        reference = _unit(states[0][-1])
-        batched = [together[1]]
-        if third is not None:
-            # Turned to the reference, so that one check speaks for both places in a request.
-            yield self_check.check_batch(batched, reference, self._dtype)
-            last = self_check.check_batch([second], _unit(third[-1]), self._dtype)
-            if not last.passed:
-                yield last
+            # A cache may answer this from the request before, so that it sees less than states do.
+            references = [self.client.embed([text])[0] for text in (second, last)]
+        else:
+            yield self_check.check_pooling(self.client.embed([alone])[0], states, self._dtype)
+            references = [self._last_state(text) for text in (second, last)]
+        found = [
+            self_check.check_batch([vector], reference, self._dtype)
+            for vector, reference in zip((together[1], together[-1]), references, strict=True)
+        ]
+        yield next(iter(failures(found)), found[0])
+
+    def _last_state(self, text: str) -> Vectors:
+        """The vector that a text has to have: the last of its tokens' states, computed alone, of length 1."""
+        states = self.client.token_vectors(text)
+        if states is None:
+            raise ServiceError("/embed_all answers now and then")
+        return _unit(states[-1])
 
     def _dimensions(self) -> Iterator[Finding]:
         """Whether cut vectors are the first numbers of the whole ones, of length 1 again."""

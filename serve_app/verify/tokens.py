@@ -28,9 +28,8 @@ def check_end_token(client: Client, text: str) -> Iterator[Finding]:
             "lacked that step in tokenizer.json: fetch a newer revision.",
         )
     elif counted != len(ids):
-        said = (
-            f"{counted} tokens are counted for a text that /tokenize says has {len(ids)}: the end token may be missing"
-        )
+        why = "the end token may be missing" if counted < len(ids) else "something may be put before it"
+        said = f"{counted} tokens are counted for a text that /tokenize says has {len(ids)}: {why}"
         yield Finding("end token", False, said)
     elif (cosine := float(vectors[0] @ client.embed([ids])[0])) < 1 - self_check.COSINE["bfloat16"]:
         said = f"a text and its own token ids with {END_OF_TEXT} have different vectors: cosine {cosine:.4f}"
