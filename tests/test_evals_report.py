@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from serve_app.evals.report import write
-from serve_app.evals.report.drawing import label, printable
 from serve_app.evals.report.markdown import escape
 from serve_app.evals.report.overview import overview, verdict
-from serve_app.evals.report.plots import draw, drawable
 from serve_app.evals.report.suite import suite_part
-from serve_app.evals.result import Comparison, Plot, Run, SuiteResult
+from serve_app.evals.result import Comparison, Plot, Run
+from tests.eval_page import Page, written
 from tests.eval_runs import paired, run, with_failure
 
 HOSTILE = (
@@ -23,63 +21,6 @@ HOSTILE = (
     "a|b\\|c`d`*e*_f_[g](http://evil.example)$h$",
     "_first\n# heading\n| x |\u202e\x00\x1b",
 )
-VOID = {"meta", "br", "link", "img", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Every tag closed in order; what it refers to, its text, and its tables' cells."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.ids: list[str] = []
-        self.rows: list[list[str]] = []
-        self.words = ""
-        self.size = len(text)
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            assert not name.startswith("on"), (tag, name)
-            if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
-                self.references.append(value or "")
-            if name == "id":
-                self.ids.append(value or "")
-            self.references += re.findall(r"url\(([^)]*)\)", value or "")
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            assert "@import" not in data
-            assert "url(" not in data
-            return
-        self.words += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data + "\n" * (self.open[-1] == "small")
-
-
-def written(folder: Path, whole: Run, before: Run | None = None) -> tuple[str, Page]:
-    markdown, html = write(whole, folder, before, paired)
-    assert (markdown.name, html.name) == ("report.md", "report.html")
-    return markdown.read_text(encoding="utf-8"), Page(html.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -301,47 +242,3 @@ def test_a_run_that_found_nothing_is_a_report_too(tmp_path: Path) -> None:
     markdown, page = written(tmp_path, nothing)
     assert "ours/pairs was not measured: refused" in markdown
     assert "svg" not in page.tags
-
-
-@pytest.mark.parametrize(
-    ("plot", "why"),
-    [
-        (Plot("pie", "x"), "there is no kind of drawing 'pie'"),
-        (Plot("heatmap", "x", rows=["a"], columns=["b"], values=[[1.0, 2.0]]), "empty or don't fit"),
-        (Plot("heatmap", "x", rows=["a", "b"], columns=["b"], values=[[1.0]]), "empty or don't fit"),
-        (Plot("lines", "x", x=[1.0, 2.0], series={"a": [1.0]}), "empty or don't fit"),
-        (Plot("scatter", "x", points=[[1.0, 2.0]], labels=["a", "b"]), "empty or don't fit"),
-        (Plot("scatter", "x"), "empty or don't fit"),
-        (Plot("histogram", "x", series={"a": []}), "empty or don't fit"),
-    ],
-)
-def test_what_cannot_be_drawn_is_said_beside_what_can(plot: Plot, why: str, tmp_path: Path) -> None:
-    assert why in drawable(plot)
-    result = SuiteResult("pairs", "ours", "AP", [], plots=[plot])
-    _, page = written(tmp_path, msgspec.structs.replace(run("ours"), results=[result], comparisons=[]))
-    assert f"ours: not drawn, {drawable(plot)}." in page.words
-    assert "svg" not in page.tags
-
-
-def test_drawings_bear_extremes() -> None:
-    flat = Plot("heatmap", "x", rows=["a"], columns=["b"], values=[[1.0]])
-    large = Plot("heatmap", "x", rows=["a"] * 300, columns=["b"] * 300, values=[[0.5] * 300] * 300)
-    one = Plot("lines", "x", x=[1.0], series={"a": [0.5]})
-    same = Plot("histogram", "x", series={"a": [0.5, 0.5], "b": []})
-    many = Plot("scatter", "x", points=[[n, -n] for n in range(20_000)], labels=[str(n % 30) for n in range(20_000)])
-    below = Plot("lines", "x", x=[-1.0, 0.0, 100.0], series={"a": [0, 1, 2], "b": [2, 1, 0]})
-    for plot in (flat, large, one, same, many, below):
-        assert drawable(plot) == ""
-        for targets in (1, 4):
-            svg = draw({f"t{n}": plot for n in range(targets)}, "x")
-            assert svg.startswith("<svg") and len(svg) < 600_000, (plot.kind, len(svg))
-
-
-def test_labels_are_text_that_fits() -> None:
-    chinese = "退货政策第一条：商品签收后七天内可以无理由退货"
-    assert label(chinese) == "退货政策第一条：商品签收后七天…"
-    assert label("a" * 31) == "a" * 30 + "…"
-    assert label("_a").endswith("_a") and not label("_a").startswith("_")
-    assert printable("a\x00\u202eb\n c") == "a�b c"
-    svg = draw({"$x$": Plot("heatmap", "x", rows=[chinese], columns=["b"], values=[[1.0]])}, "x")
-    assert label(chinese) in svg and "$x$" in svg
