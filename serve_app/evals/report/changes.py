@@ -27,6 +27,9 @@ PairedTest = Callable[[SuiteResult, SuiteResult, int], list[Comparison]]
 
 MOST_MOVED = 8
 """Items of each suite and target."""
+NOTE = (
+    "Paired on the items that both runs have; p is corrected for the number of figures of a suite on a target (Holm)."
+)
 FEW = 16
 """Rows, of which a table with more is folded."""
 HEAD = ["figure", "old", "new", "new − old, 95 % interval", "common items", "result"]
@@ -50,7 +53,7 @@ def changes(run: Run, before: Run, test: PairedTest) -> Part:
             details.append(Table(HEAD, list(rows.values()), title, folded=True, page_only=True))
     head = ["suite", "target"]
     tables = [
-        Table([*head, *HEAD[1:], "items up / down / same"], headlines, "Headline figures"),
+        Table([*head, *HEAD[1:], "items up / down / same"], headlines, "Headline figures", NOTE),
         Table([*head, "item", "old", "new", "new − old"], moves, "Items that moved most", folded=len(moves) > FEW),
         *details,
     ]

@@ -90,8 +90,11 @@ def svg(figure: Figure) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
-    text = re.sub(r'<g id="[^"<>]*">', "<g>", text[text.index("<svg") :])
-    return re.sub(r' xmlns(:xlink)?="[^"<>]*"', "", text, count=2)
+    text = re.sub(r' xmlns(:xlink)?="[^"<>]*"', "", text[text.index("<svg") :], count=2)
+    meant = set(re.findall(r'(?:xlink:href="|url\()#([^")]*)', text))
+    return re.sub(
+        r'(<[^<>]*?) id="([^"<>]*)"', lambda found: found[0] if found[2] in meant else found[1], text
+    )  # in tags only: what was text has its angle brackets escaped
 
 
 def _wide(text: str) -> int:

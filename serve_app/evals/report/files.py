@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve_app.evals.report import markdown, page
 from serve_app.evals.report.changes import PairedTest
 from serve_app.evals.report.document import document
+from serve_app.evals.report.markdown import render as render_markdown
+from serve_app.evals.report.page import render as render_page
 from serve_app.evals.result import Run
 from serve_app.evals.statistics import compare
 
@@ -16,7 +17,7 @@ def write(run: Run, folder: Path, before: Run | None, test: PairedTest = compare
     earlier run to compare with."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = document(run, before, test)
-    contents = {"report.md": markdown.render(whole), "report.html": page.render(whole, run)}
+    contents = {"report.md": render_markdown(whole), "report.html": render_page(whole, run)}
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")
     return [folder / name for name in contents]

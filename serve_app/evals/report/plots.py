@@ -113,7 +113,7 @@ def _x_axis(axes: Axes, x: list[float]) -> None:
 def _scatters(plots: Mapping[str, Plot]) -> Figure:
     figure, places = panels(len(plots), 3.7)
     names = list(dict.fromkeys(name for plot in plots.values() for name in plot.labels))
-    marks = list(dict.fromkeys(mark for plot in plots.values() for mark in plot.marks))
+    marks = sorted({mark for plot in plots.values() for mark in plot.marks})
     shades = dict(zip(names, colours(len(names)), strict=True))
     shapes = {mark: MARKS[index % len(MARKS)] for index, mark in enumerate(marks)}
     for axes, (target, plot) in zip(places, plots.items(), strict=True):

@@ -5,6 +5,6 @@ READING = [
     "resampling of the items.",
     "The best target of a suite is bold only where a paired test on the same items says that it is better than each of the others. "
     "A difference that may well be chance is called so in the last column, which is no proof that there is none. p-values are "
-    "corrected for the number of comparisons (Holm).",
+    "corrected for the number of comparisons (Holm). “Not tested”: the figure isn't a mean over items that both have.",
     "Latency is of the requests really sent, as the measuring machine saw them.",
 ]

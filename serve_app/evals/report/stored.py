@@ -46,9 +46,23 @@ def read(path: Path) -> Run:
             f"{FORMAT}. Measure again with this version, or compare with that one."
         )
     try:
-        return msgspec.json.decode(content, type=Run)
+        run = msgspec.json.decode(content, type=Run)
     except msgspec.ValidationError as error:
-        raise StoredRunError(
-            f"{path}: says that embedserve {stamp.version} wrote it, but something in it is damaged or missing: {error}. "
-            "Measure again."
-        ) from None
+        raise _damaged(path, stamp, str(error)) from None
+    for result in run.results:
+        for name, samples in result.samples.items():
+            if len(samples.ids) != len(samples.values):
+                place = f"{result.suite} on {result.target}: {name}"
+                raise _damaged(path, stamp, f"{place} has {len(samples.ids)} ids and {len(samples.values)} values")
+        for figure in result.figures:
+            if figure.samples is not None and figure.samples not in result.samples:
+                raise _damaged(
+                    path, stamp, f"{result.suite} on {result.target}: there are no samples {figure.samples!r}"
+                )
+    return run
+
+
+def _damaged(path: Path, stamp: _Stamp, what: str) -> StoredRunError:
+    return StoredRunError(
+        f"{path}: says that embedserve {stamp.version} wrote it, but something in it is damaged or missing: {what}. Measure again."
+    )
