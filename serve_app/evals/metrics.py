@@ -1,4 +1,4 @@
-"""Retrieval metrics over binary relevance, one value a query; and purity of clusters.
+"""Retrieval metrics over binary relevance, one value a query.
 
 Every function takes `ranked`: bool `[queries, documents]`, whether the document at each rank (best first) is relevant, as
 `ranked_by` gives it. Definitions are those of trec_eval (https://github.com/usnistgov/trec_eval) for binary judgements. A query
@@ -14,10 +14,18 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-def ranked_by(scores: npt.NDArray[np.floating | np.integer], relevant: Bools) -> Bools:
-    """Relevance by rank: both `[queries, documents]`. Equal scores keep the documents' order, so that results can be repeated."""
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return np.asarray(np.take_along_axis(relevant, order, axis=1), dtype=np.bool_)
+DECIMALS = 6
+"""As far as scores count. What lies beyond is rounding noise of float32 products, which differs between machines."""
+
+
+def order_by(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
+    """Documents by score, best first, `[queries, documents]`. Equal scores (to `DECIMALS`) keep the documents' order in the data."""
+    return np.argsort(-np.round(scores.astype(np.float64), DECIMALS), axis=1, kind="stable")
+
+
+def ranked_by(scores: npt.NDArray[np.floating], relevant: Bools) -> Bools:
+    """Relevance by rank: both `[queries, documents]`, ordered as by `order_by`."""
+    return np.asarray(np.take_along_axis(relevant, order_by(scores), axis=1), dtype=np.bool_)
 
 
 def precision_at(ranked: Bools, k: int) -> Floats:
@@ -46,11 +54,3 @@ def ndcg_at(ranked: Bools, k: int) -> Floats:
     best = np.concatenate([[0.0], np.cumsum(discounts)])
     most = np.minimum(ranked.sum(axis=1), len(discounts))
     return np.asarray((ranked[:, :k] @ discounts) / best[most], dtype=np.float64)
-
-
-def in_majority(classes: npt.NDArray[np.integer], clusters: npt.NDArray[np.integer]) -> Floats:
-    """For each item 1 if its class is the most frequent one of its cluster, else 0. The mean is the purity: the largest classes of
-    all clusters together, over the number of items (Manning, Raghavan, Schütze: Introduction to Information Retrieval, 16.3)."""
-    table = np.zeros((clusters.max() + 1, classes.max() + 1), dtype=np.int64)
-    np.add.at(table, (clusters, classes), 1)
-    return np.asarray(table.argmax(axis=1)[clusters] == classes, dtype=np.float64)

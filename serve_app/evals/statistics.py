@@ -27,13 +27,21 @@ ALPHA = 0.05
 FEWEST = 5
 """Fewer items than this get no interval: resampling them says nothing."""
 
+BLOCK = 4_000_000
+"""How many numbers are drawn at a time: bounds the memory that large data take."""
+
 
 def interval(values: Floats, seed: int) -> tuple[float | None, float | None]:
     """Of the mean of `values` [items]."""
     if len(values) < FEWEST:
         return None, None
     found = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=_batch(len(values)),
+        method="percentile",
+        rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)
 
@@ -46,8 +54,27 @@ def interval_of(
         return None, None
     draw = np.random.default_rng(seed)
     found = np.array([statistic(draw.integers(0, items, items)) for _ in range(resamples)])
+    if np.isnan(found).all():
+        return None, None
     low, high = np.nanquantile(found, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
+
+
+def draws_of(items: int, seed: int) -> npt.NDArray[np.int64] | None:
+    """Item numbers `[RESAMPLES, items]`, for statistics that take all resamples at once; None if the items are too few."""
+    if items < FEWEST:
+        return None
+    return np.random.default_rng(seed).integers(0, items, (RESAMPLES, items))
+
+
+def bounds(values: Floats) -> tuple[float, float]:
+    """The middle 95 % of a statistic's values over resamples."""
+    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
+    return float(low), float(high)
+
+
+def _batch(items: int) -> int:
+    return max(1, BLOCK // items)
 
 
 def mean_figure(metric: str, ids: list[str], values: Floats, group: str, seed: int) -> tuple[Figure, Samples]:
@@ -108,6 +135,7 @@ def _test(a: SuiteResult, b: SuiteResult, figure: Figure, pairs: Floats, seed: i
             permutation_type="samples",
             n_resamples=PERMUTATIONS,
             vectorized=True,
+            batch=_batch(len(differences)),
             rng=np.random.default_rng(seed),
         )
         p_value = float(tested.pvalue)

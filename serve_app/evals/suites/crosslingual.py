@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from serve_app.evals.dataset import Folder
 from serve_app.evals.encoder import Encoder
-from serve_app.evals.metrics import ndcg_at, precision_at, ranked_by, recall_at, reciprocal_rank
+from serve_app.evals.metrics import Bools, ndcg_at, order_by, precision_at, ranked_by, recall_at, reciprocal_rank
 from serve_app.evals.result import Figure, Plot, SuiteResult
+from serve_app.evals.statistics import interval_of
 from serve_app.evals.suites.found import Found
 from serve_app.evals.suites.retrieval import CURVE, Retrieval, curve
 from serve_app.evals.suites.suite import Suite
@@ -40,7 +41,7 @@ def _read(folder: Folder) -> Data:
     data = Data(folder.read("titles", Title), folder.read("queries", Title))
     topics = {title.topic for title in data.titles}
     for query in data.queries:
-        if topics and query.topic not in topics:
+        if folder.whole("titles") and query.topic not in topics:
             folder.wrong("queries", query.id, f"no title has the topic {query.topic!r}")
     folder.finish()
     return data
@@ -92,8 +93,9 @@ def _measure(data: list[Data], encoder: Encoder, seed: int) -> SuiteResult:
     _bias(found, asked, scores, from_langs, to_langs, langs)
     found.plots.append(curve("Recall in the pool of all languages", "recall", lines, depths))
     found.notes.append(
-        "zh→all: Chinese queries in the pool of all languages; zh→ja: the same among the Japanese titles alone. Language bias is 0 "
-        "where the ten best mix languages as the relevant titles do, and 1 where they have no language in common."
+        "zh→all: Chinese queries in the pool of all languages; zh→ja: the same among the Japanese titles alone; zh→ja in the pool: "
+        "among all titles, where only the Japanese ones count. Language bias is 0 where the ten best mix languages on average as the "
+        "relevant titles do, and 1 where they have no language in common."
     )
     return found.result()
 
@@ -107,7 +109,7 @@ def _pairs(
     langs: list[str],
 ) -> None:
     """Each language of queries among the titles of each language."""
-    matrix = np.full((len(langs), len(langs)), np.nan)
+    matrix, pooled = np.full((2, len(langs), len(langs)), np.nan)
     for row, source in enumerate(langs):
         for column, target in enumerate(langs):
             part = (from_langs == source)[:, None] & (to_langs == target)
@@ -123,7 +125,20 @@ def _pairs(
             matrix[row, column] = found.mean(HEADLINE, ids, ndcg_at(ranked, 10), f"{source}→{target}")
             found.mean("precision@5", ids, precision_at(ranked, 5), f"{source}→{target}")
             found.mean("recall@10", ids, recall_at(ranked, 10), f"{source}→{target}")
-    found.plots.insert(0, _heatmap("nDCG@10: query language → title language", langs, matrix))
+            wanted = asked.relevant[chosen] & (to_langs == target)
+            pooled[row, column] = _in_the_pool(found, ids, ranked_by(scores[chosen], wanted), f"{source}→{target}")
+    found.plots[:0] = [
+        _heatmap("nDCG@10: query language → title language, each by itself", langs, matrix),
+        _heatmap("nDCG@10: query language → title language, in the pool of all", langs, pooled),
+    ]
+
+
+def _in_the_pool(found: Found, ids: list[str], ranked: Bools, pair: str) -> float:
+    """The same in the pool of all titles: what a reader of that language only finds there. Not tested, as the pair itself is."""
+    group = f"{pair} in the pool"
+    found.mean("precision@5", ids, precision_at(ranked, 5), group, kept=False)
+    found.mean("recall@50", ids, recall_at(ranked, 50), group, kept=False)
+    return found.mean(HEADLINE, ids, ndcg_at(ranked, 10), group, kept=False)
 
 
 def _bias(
@@ -135,12 +150,19 @@ def _bias(
     langs: list[str],
 ) -> None:
     """What languages the best of the pool are in, against what languages the relevant titles are in."""
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :POOL_DEPTH]
+    best = order_by(scores)[:, :POOL_DEPTH]
     has = np.array([to_langs == lang for lang in langs])  # [languages, titles]
     got = np.array([[has[row][line].mean() for row in range(len(langs))] for line in best])
     due = (asked.relevant @ has.T) / asked.relevant.sum(axis=1, keepdims=True)
-    # Total variation distance of the two distributions.
-    found.mean("language bias", asked.query_ids, 0.5 * np.abs(got - due).sum(axis=1))
+    asked_in = [lang for lang in langs if (from_langs == lang).any()]
+
+    def distance(draw: npt.NDArray[np.int64]) -> float:
+        """Total variation distance of the two mean distributions, averaged over the languages of queries."""
+        parts = [(got - due)[draw[from_langs[draw] == lang]] for lang in asked_in]
+        return float(np.mean([0.5 * np.abs(part.mean(axis=0)).sum() for part in parts if len(part)]))
+
+    low, high = interval_of(distance, len(got), found.seed)
+    found.figures.append(Figure("language bias", distance(np.arange(len(got))), low, high, n=len(got)))
     ratio = np.full((len(langs), len(langs)), np.nan)
     for row, source in enumerate(langs):
         chosen = from_langs == source
@@ -148,9 +170,9 @@ def _bias(
             if chosen.any() and due[chosen, column].mean() > 0:
                 share, fair = float(got[chosen, column].mean()), float(due[chosen, column].mean())
                 ratio[row, column] = share / fair
-                found.figures.append(
-                    Figure("share of the best 10", share, group=f"{source}→{target} in the pool", n=int(chosen.sum()))
-                )
+                group, n = f"{source}→{target} in the pool", int(chosen.sum())
+                found.figures.append(Figure("share of the best 10", share, group=group, n=n))
+                found.figures.append(Figure("share of the relevant", fair, group=group, n=n))
     found.plots.append(_heatmap("Share of the best 10 over what is due (1: no bias)", langs, ratio))
 
 

@@ -41,7 +41,7 @@ def _read(folder: Folder) -> Data:
     data = Data(folder.read("entries", Entry), folder.read("queries", Query))
     known = {entry.id for entry in data.entries}
     for query in data.queries:
-        if known and query.entry not in known:
+        if folder.whole("entries") and query.entry not in known:
             folder.wrong("queries", query.id, f"there is no entry {query.entry!r}")
     folder.finish()
     return data

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from serve_app.evals.result import Figure, Plot, Samples, SuiteResult
 from serve_app.evals.statistics import mean_figure
@@ -24,11 +25,16 @@ class Found:
     plots: list[Plot] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def mean(self, metric: str, ids: list[str], values: npt.NDArray[np.float64], group: str = "") -> float:
-        """Add a metric's mean over items [items], with interval and samples. Returns the mean."""
+    def mean(
+        self, metric: str, ids: list[str], values: npt.NDArray[np.float64], group: str = "", *, kept: bool = True
+    ) -> float:
+        """Add a metric's mean over items [items], with interval and, if `kept`, samples. Returns the mean."""
         figure, samples = mean_figure(metric, ids, values, group, self.seed)
+        if kept:
+            self.samples[figure.samples or ""] = samples
+        else:
+            figure = replace(figure, samples=None)
         self.figures.append(figure)
-        self.samples[figure.samples or ""] = samples
         return figure.value
 
     def result(self) -> SuiteResult:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from serve_app.evals.dataset import Folder
 from serve_app.evals.encoder import Encoder, Role, Vectors
 from serve_app.evals.metrics import Bools, Floats, ndcg_at, precision_at, ranked_by
-from serve_app.evals.result import Plot, SuiteResult
+from serve_app.evals.result import Figure, Plot, SuiteResult
 from serve_app.evals.suites.found import Found
 from serve_app.evals.suites.suite import Suite
 
@@ -21,12 +21,12 @@ GENERAL = "Given a web search query, retrieve relevant passages that answer the 
 
 
 class Text(Struct, frozen=True):
-    """`topic` and `sentiment` are the two labels, whatever they mean in a user's own data."""
+    """`topic` and `sentiment` are the two labels, whatever they mean in a user's own data. One that is no task's may be missing."""
 
     id: str
     text: str
-    topic: str
-    sentiment: str
+    topic: str = ""
+    sentiment: str = ""
 
 
 class Task(Struct, frozen=True):
@@ -57,11 +57,17 @@ def _read(folder: Folder) -> Data:
     for task in data.tasks:
         if task.task not in ("topic", "sentiment"):
             folder.wrong("tasks", task.task, "`task` is 'topic' or 'sentiment'")
+            continue
+        if task.instruction == task.wrong_instruction:
+            folder.wrong("tasks", task.task, "`wrong_instruction` is the same as `instruction`")
+        for text in data.texts:
+            if not getattr(text, task.task).strip():
+                folder.wrong("texts", text.id, f"there is no `{task.task}`, which is a task")
     known = {task.task: {getattr(text, task.task, None) for text in data.texts} for task in data.tasks}
     for query in data.queries:
-        if query.task not in known:
+        if query.task not in known and folder.whole("tasks"):
             folder.wrong("queries", query.id, f"there is no task {query.task!r}")
-        elif data.texts and query.label not in known[query.task]:
+        elif query.task in known and folder.whole("texts") and query.label not in known[query.task]:
             folder.wrong("queries", query.id, f"no text has the {query.task} {query.label!r}")
     folder.finish()
     return data
@@ -115,14 +121,25 @@ def _measure(data: list[Data], encoder: Encoder, seed: int) -> SuiteResult:
                 if chosen.any():
                     part = [i for i, c in zip(ids, chosen, strict=True) if c]
                     found.mean(HEADLINE, part, gained[way][chosen], f"task {task}")
-    found.mean("nDCG@10 gained", ids, gained[""] - gained["no instruction"], "over no instruction")
-    found.mean("nDCG@10 gained", ids, gained[""] - gained["wrong instruction"], "over the wrong instruction")
+    for way, words in (("no instruction", "no instruction"), ("wrong instruction", "the wrong instruction")):
+        found.mean("nDCG@10 gained", ids, gained[""] - gained[way], f"over {words}")
+        found.notes.append(_verdict(found.figures[-1], words))
     found.plots.append(_same_text(one, encoder))
     found.notes.append(
         "Gains are paired: the same query with its instruction, less the query without or with the other task's. An interval that "
-        "doesn't contain 0 is a gain that isn't chance. A target that takes no instructions gains exactly 0."
+        "doesn't contain 0 is a gain that isn't chance. With none, a query is encoded like a document. A target that takes no "
+        "instructions gains exactly 0 over the wrong one."
     )
     return found.result()
+
+
+def _verdict(gain: Figure, words: str) -> str:
+    if gain.low is None or gain.high is None:
+        return f"Too few queries to say whether an instruction helps over {words}."
+    found = f"{gain.value:+.3f} nDCG@10, from {gain.low:+.3f} to {gain.high:+.3f}"
+    if gain.low <= 0 <= gain.high:
+        return f"The right instruction over {words}: {found}; not significant."
+    return f"The right instruction {'helps' if gain.value > 0 else 'harms'} over {words}: {found}."
 
 
 def _same_text(data: Data, encoder: Encoder) -> Plot:

@@ -8,21 +8,21 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import replace
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from serve_app.evals.dataset import Folder
 from serve_app.evals.encoder import Encoder, Role
+from serve_app.evals.metrics import DECIMALS, Bools, Floats
+from serve_app.evals.metrics_pairs import auc_shares
 from serve_app.evals.result import Figure, Plot, SuiteResult
-from serve_app.evals.statistics import FEWEST, RESAMPLES, interval_of
+from serve_app.evals.statistics import FEWEST, RESAMPLES, bounds, interval_of
 from serve_app.evals.suites.found import Found
 from serve_app.evals.suites.suite import Suite
 
 INSTRUCTION = "Retrieve semantically similar text"
 HEADLINE = "ROC-AUC"
 HEATMAP_PAIRS = 16
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 class Pair(Struct, frozen=True):
@@ -52,7 +52,7 @@ def _measure(data: list[list[Pair]], encoder: Encoder, seed: int) -> SuiteResult
     pairs = data[0]
     first = encoder.encode([pair.text1 for pair in pairs], Role.SIMILARITY, INSTRUCTION)
     second = encoder.encode([pair.text2 for pair in pairs], Role.SIMILARITY, INSTRUCTION)
-    scores = np.einsum("nd,nd->n", first, second).astype(np.float64)
+    scores = np.round(np.einsum("nd,nd->n", first.astype(np.float64), second), DECIMALS)
     similar = np.array([pair.similar for pair in pairs])
     found = Found("pairs", encoder.name, HEADLINE, seed)
     _areas(found, "", [pair.id for pair in pairs], scores, similar)
@@ -84,7 +84,8 @@ def _measure(data: list[list[Pair]], encoder: Encoder, seed: int) -> SuiteResult
     )
     found.notes.append(
         "ROC-AUC is the chance that a similar pair scores higher than a dissimilar one. By kind: all similar pairs against the "
-        "dissimilar ones of that kind. Paired tests compare, for each similar pair, the share of dissimilar pairs below it."
+        "dissimilar ones of that kind. The best F1 is that of the best threshold on these very pairs: an upper bound for one set "
+        "elsewhere. A threshold differs from model to model and says nothing of quality."
     )
     return found.result()
 
@@ -96,17 +97,15 @@ def _names(values: list[str]) -> list[str]:
 def _areas(
     found: Found, group: str, ids: list[str], scores: Floats, similar: Bools, chosen: Bools | None = None
 ) -> None:
-    """ROC-AUC, and average precision of the whole. Its samples are "placements" (DeLong 1988), whose mean is the area."""
+    """ROC-AUC, and average precision of the whole. Its samples are those of `auc_shares`."""
     chosen = np.ones(len(scores), dtype=np.bool_) if chosen is None else chosen
     s, y = scores[chosen], similar[chosen]
 
-    above, below = s[y], s[~y]
-    wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
-    found.mean(HEADLINE, [i for i, c, t in zip(ids, chosen, similar, strict=True) if c and t], wins.mean(axis=1), group)
-    # The mean's own interval would take the dissimilar pairs as given; here both are drawn.
+    found.mean(HEADLINE, [i for i, c in zip(ids, chosen, strict=True) if c], auc_shares(y, s), group)
+    # The mean's own interval would let the sizes of both kinds vary; here each kind is drawn by itself.
     figure = found.figures.pop()
-    low, high = _area_interval(wins, found.seed)
-    found.figures.append(Figure(HEADLINE, figure.value, low, high, group, len(s), figure.samples))
+    low, high = _area_interval(s[y], s[~y], found.seed)
+    found.figures.append(replace(figure, low=low, high=high))
     if not group:
 
         def average(draw: npt.NDArray[np.int64]) -> float:
@@ -116,14 +115,14 @@ def _areas(
         found.figures.append(Figure("AP", float(average_precision_score(y, s)), low, high, n=len(s)))
 
 
-def _area_interval(wins: Floats, seed: int) -> tuple[float | None, float | None]:
-    """Of the mean of `wins` [similar, dissimilar], rows and columns drawn alike: a draw is how often each is taken."""
-    if min(wins.shape) < FEWEST:
+def _area_interval(above: Floats, below: Floats, seed: int) -> tuple[float | None, float | None]:
+    """Of the share of similar and dissimilar scores of which the similar one is higher: a draw is how often each is taken."""
+    if min(len(above), len(below)) < FEWEST:
         return None, None
+    wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
     draw = np.random.default_rng(seed)
     rows, columns = (draw.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in wins.shape)
-    low, high = np.quantile(np.einsum("rs,rs->r", rows @ wins, columns), [0.025, 0.975])
-    return float(low), float(high)
+    return bounds(np.einsum("rs,rs->r", rows @ wins, columns))
 
 
 def _at_best_threshold(found: Found, scores: Floats, similar: Bools) -> None:

@@ -37,7 +37,7 @@ def read(folder: Folder) -> Data:
     data = Data(folder.read("documents", Document), folder.read("queries", Query))
     known = {document.id for document in data.documents}
     for query in data.queries:
-        if known and query.document not in known:
+        if folder.whole("documents") and query.document not in known:
             folder.wrong("queries", query.id, f"there is no document {query.document!r}")
     folder.finish()
     return data
