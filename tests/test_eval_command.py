@@ -91,7 +91,7 @@ def test_wrong_rows_are_said_by_line_before_anything_is_sent(faq: Path, tmp_path
         assert not hosted.bodies
     assert done.exit_code == 2
     assert f"{faq / 'queries.csv'}:30: there is no `text`" in done.stderr
-    assert f"{faq / 'queries.csv'}:31: entry 'e999' isn't a id of entries.jsonl" in done.stderr
+    assert f"{faq / 'queries.csv'}:31: there is no entry 'e999'" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
