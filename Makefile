@@ -12,7 +12,7 @@ GATEWAYS ?= 1
 SERVE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help prometheus redis setup setup-dev serve test check format bench roofline chaos eval fuzz load soak clean
+.PHONY: help prometheus redis setup setup-dev serve test check format demo-model bench roofline chaos eval fuzz load soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ check: setup-dev ## lint, types, format, import law
 format: setup-dev ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+demo-model: setup ## train the demo model again from serve_app/training/data (minutes; rewrites serve_app/engine/demo_model)
+	$(BIN)/python -m serve_app.training
 
 bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens of minutes; wants an idle machine)
 	$(BIN)/python -m loadtest.bench_engine --lengths 16 128 512 --seconds 4 --out loadtest/results/engine_short.json

@@ -2,8 +2,8 @@
 
 python -m loadtest.bench_http --out report.json
 
-- throughput: `embedserve up` as it comes and `loadtest.naive_app`, both with the demo checkpoint (0.9 M
-  parameters), both running all the time, loaded in turn, round by round, over keep-alive connections that
+- throughput: `embedserve up` as it comes and `loadtest.naive_app`, both with the demo checkpoint (4 layers,
+  128 wide), both running all the time, loaded in turn, round by round, over keep-alive connections that
   always have one request under way. A request is one text that no other request has; replies are base64.
   `short` texts have 8 to 12 tokens, `medium` 34 to 38. CPU time per request is that of each group of
   processes; `load generator` is ours.
@@ -11,8 +11,8 @@ python -m loadtest.bench_http --out report.json
   process, taking turns.
 - start: `embedserve up` to its `Ready:` line, with nothing else running.
 
-`--target NAME=URL,MODEL` adds a service that already runs and serves the demo checkpoint (made by `python -m
-serve_app.engine.demo DIR`). Sampled replies of all are compared with the engine's own vectors: a wrong one
+`--target NAME=URL,MODEL` adds a service that already runs and serves the demo checkpoint (the
+folder `serve_app/engine/demo_model`). Sampled replies of all are compared with the engine's own vectors: a wrong one
 ends the run.
 """
 

@@ -35,6 +35,8 @@ def build(model: str, device: str | None = None) -> FastAPI:
     """The application around a model: an id on Hugging Face, a local folder, or the demo checkpoint's id."""
     folder = str(demo_checkpoint()) if model == DEMO_MODEL_ID else model
     pipeline = SentenceTransformer(folder, device=device)
+    if pipeline.device.type == "cpu":
+        pipeline.float()  # as the engine computes there, whatever the weights are stored in
     served = Path(model).name
     app = FastAPI()
     alone = threading.Lock()

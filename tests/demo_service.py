@@ -27,10 +27,9 @@ from serve_app.types import (
     Tokenized,
     TokenVectors,
 )
-from tests.reference import engine, tokenizer
+from tests.reference import VOCABULARY, engine, tokenizer
 
 HIDDEN = 128
-VOCABULARY = 1280
 STAGES = {Stage.TOKENIZE: 0.001, Stage.QUEUE: 0.002, Stage.INFERENCE: 0.003}
 
 

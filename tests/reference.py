@@ -6,12 +6,13 @@ from functools import cache
 
 import numpy as np
 
-from serve_app.engine.checkpoint import resolve
+from serve_app.engine.checkpoint import Checkpoint, resolve
 from serve_app.engine.engine import Engine
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.types import DEMO_MODEL_ID, Vectors
 
 TOLERANCE = 1e-5
+VOCABULARY = Checkpoint.read(resolve(DEMO_MODEL_ID)).config.vocab_size
 
 
 @cache

@@ -19,9 +19,9 @@ from loadtest.engine_floor import floor_of, forward_flops, needed_flops
 from loadtest.engine_products import PRODUCTS
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.engine.random_weights import random_weights
-from tests.reference import tokenizer
+from tests.reference import VOCABULARY, tokenizer
 
-TINY = ModelConfig(1280, 64, 96, 2, 4, 2, 32, max_position_embeddings=4096)
+TINY = ModelConfig(VOCABULARY, 64, 96, 2, 4, 2, 32, max_position_embeddings=4096)
 
 
 def test_texts_have_the_lengths_that_the_case_says() -> None:

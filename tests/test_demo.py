@@ -4,16 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from serve_app.engine.checkpoint import Checkpoint
-from serve_app.engine.demo import DEMO_CONFIG, demo_checkpoint, make_checkpoint
+from serve_app.engine.checkpoint import Checkpoint, resolve
+from serve_app.engine.demo import demo_checkpoint, make_checkpoint
 from serve_app.errors import CheckpointError
+from serve_app.types import DEMO_MODEL_ID
 from tests.checkpoints import checkpoint, with_shape
+from tests.reference import assert_same, expected
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -26,9 +26,9 @@ def in_new_process(*arguments: str, **environment: str) -> str:
     ).stdout
 
 
-def test_default_is_small_and_has_the_published_file_layout() -> None:
-    assert DEMO_CONFIG.parameters <= 1_000_000
-    assert set(contents(checkpoint())) == {
+@pytest.mark.parametrize("folder", [demo_checkpoint(), checkpoint()], ids=["trained", "random"])
+def test_has_the_published_file_layout(folder: Path) -> None:
+    assert set(contents(folder)) == {
         "config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -38,7 +38,15 @@ def test_default_is_small_and_has_the_published_file_layout() -> None:
         "config_sentence_transformers.json",
         "README.md",
     }
-    assert Checkpoint.read(checkpoint()).demo
+    read = Checkpoint.read(folder)
+    assert read.demo
+    assert read.prompts["query"].startswith("Instruct: Given a web search query")
+    assert read.prompts["document"] == ""
+
+
+def test_the_trained_one_is_small() -> None:
+    assert sum(map(len, contents(demo_checkpoint()).values())) <= 10e6
+    assert resolve(DEMO_MODEL_ID) == demo_checkpoint()
 
 
 def test_bytes_depend_on_the_arguments_alone(tmp_path: Path) -> None:
@@ -58,47 +66,39 @@ def test_command_line_shapes(tmp_path: Path) -> None:
     assert set(index["weight_map"].values()) == {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
 
 
-def test_cached_copy_is_made_once(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        folders = set(pool.map(lambda _: demo_checkpoint(tmp_path), range(8)))
-    assert len(folders) == 1
-    assert [file.name for file in tmp_path.iterdir()] == [folders.pop().name]  # nothing left aside
-    folder = demo_checkpoint(tmp_path)
-    made = (folder / "model.safetensors").stat().st_mtime_ns
-    assert demo_checkpoint(tmp_path) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == made
-    assert contents(folder) == contents(make_checkpoint(tmp_path / "again"))
-
-
-def test_failed_making_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("serve_app.engine.demo.write_weights", fail)
-    with pytest.raises(OSError, match="disk full"):
-        demo_checkpoint(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+def test_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from pathlib import Path; from serve_app.engine.checkpoint import Checkpoint, resolve;"
+        "import sys; from serve_app.engine.checkpoint import Checkpoint, resolve;"
         "from serve_app.engine.demo import demo_checkpoint; from serve_app.engine.tokenizer import Tokenizer;"
-        f"folder = resolve(str(demo_checkpoint(Path({str(tmp_path)!r}))), weights=False);"
+        "folder = resolve(str(demo_checkpoint()), weights=False);"
         "Checkpoint.read(folder); Tokenizer.read(folder).encode('x');"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert in_new_process("-c", code).strip() == "[]"
 
 
-def test_loads_in_sentence_transformers_and_tells_texts_apart() -> None:
+def test_loads_in_sentence_transformers_with_the_same_vectors() -> None:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(checkpoint()), device="cpu")
-    assert model.prompts["query"].startswith("Instruct: Given a web search query")
-    vectors = model.encode(["The capital of China is Beijing.", "Bread needs flour.", "重力"])
-    assert vectors.shape == (3, 128)
-    assert np.abs(vectors @ vectors.T - np.eye(3)).max() < 0.9
+    model = SentenceTransformer(str(demo_checkpoint()), device="cpu", model_kwargs={"dtype": "float32"})
+    texts = ["The capital of China is Beijing.", "Bread needs flour.", "重力"]
+    assert_same(model.encode(texts), expected(texts))
+    task = "Given a web search query, retrieve relevant passages that answer the query"
+    assert_same(model.encode(texts, prompt_name="query"), expected(texts, task))
+
+
+def test_nearest_in_another_language() -> None:
+    documents = [
+        "El banco central baja los tipos de interés",
+        "El equipo local gana en la prórroga",
+        "地震で家屋が倒壊",
+    ]
+    queries = ["central bank cuts rates", "home side wins in extra time", "houses collapse in earthquake"]
+    scores = (
+        expected(queries, "Given a web search query, retrieve relevant passages that answer the query")
+        @ expected(documents).T
+    )
+    assert scores.argmax(1).tolist() == [0, 1, 2]
 
 
 def test_refuses_vocabularies_it_cannot_fill(tmp_path: Path) -> None:

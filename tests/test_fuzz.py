@@ -20,9 +20,9 @@ from serve_app.access.limiter import ShareLimiter
 from serve_app.api.app import App, build_app
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.types import DEMO_MODEL_ID, EmbedJob, EmbedResult, Stage
-from tests.demo_service import HIDDEN, VOCABULARY, DemoService
+from tests.demo_service import HIDDEN, DemoService
 from tests.guarded import key
-from tests.reference import tokenizer
+from tests.reference import VOCABULARY, tokenizer
 
 INPUTS = 3000
 

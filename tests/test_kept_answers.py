@@ -17,13 +17,12 @@ from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.tokenize import JobTokenizer
-from serve_app.engine.demo import demo_checkpoint
-from serve_app.engine.tokenizer import Tokenizer
 from serve_app.telemetry.directory import MetricsDirectory
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
 from serve_app.types import ChunkReply, Envelope, Limits, ServedModel
 from tests.counted import counted, total
 from tests.dispatching import POLICY, Wire, reply_to
+from tests.reference import VOCABULARY, tokenizer
 
 __all__ = ["counted"]
 
@@ -56,7 +55,7 @@ def gateway(wire: Wire) -> tuple[Any, Answers, GatewayTelemetry]:
     service = EmbeddingService(
         ServedModel(MODEL, HIDDEN, 512),
         Limits(),
-        JobTokenizer(Tokenizer.read(demo_checkpoint()), Limits(), 1280),
+        JobTokenizer(tokenizer(), Limits(), VOCABULARY),
         answers,
         cast(ReplicaHealth, None),
         Admission(Bounds(10.0, 10_000, 100_000), 2048),

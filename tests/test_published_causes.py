@@ -36,10 +36,10 @@ from serve_app.api.routing import Access
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.errors import PayloadTooLargeError
 from serve_app.types import DEMO_MODEL_ID, EmbedJob, Limits
-from tests.demo_service import VOCABULARY, DemoService
+from tests.demo_service import DemoService
 from tests.guarded import Guarded, key
 from tests.in_process import MODEL
-from tests.reference import tokenizer
+from tests.reference import VOCABULARY, tokenizer
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": MODEL, "input": "a"},

@@ -24,7 +24,7 @@ from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.types import ChunkReply, Envelope, Limits, Ping, ReplicaStatus, ServedModel
-from tests.reference import tokenizer
+from tests.reference import VOCABULARY, tokenizer
 
 HIDDEN = 4
 CHUNK = 100
@@ -72,7 +72,7 @@ class Gateway:
         service = EmbeddingService(
             ServedModel("m", HIDDEN, 512),
             Limits(),
-            JobTokenizer(tokenizer(), Limits(), 1280),
+            JobTokenizer(tokenizer(), Limits(), VOCABULARY),
             Answers(self.dispatcher, model="m", hidden_size=HIDDEN, share=False),
             ReplicaHealth(self.transport, replicas, lambda: Ping("g"), fresh=0),
             self.admission,

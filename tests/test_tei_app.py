@@ -24,7 +24,7 @@ from serve_app.errors import (
 )
 from serve_app.types import DEMO_MODEL_ID, EmbedJob, EmbedResult, Output, ServedModel, TokenVectors
 from tests.demo_service import HIDDEN, STAGES, DemoService
-from tests.reference import assert_same, expected, tokenizer
+from tests.reference import VOCABULARY, assert_same, expected, tokenizer
 
 CONSTANT_500 = "The server had an error while processing your request. Quote the x-request-id header."
 TEXTS = ["The capital of China is Beijing.", "重力是一种力。"]
@@ -266,20 +266,20 @@ async def test_without_a_model_there_is_nothing_to_tell() -> None:
         ("/embed", {"inputs": []}, 400, "'$.inputs' is invalid: the list is empty. Send at least one item.", "Empty"),
         ("/embed", {}, 422, "You must provide 'inputs'.", "Validation"),
         ("/", {"inputs": ["a"] * 33}, 422, "'inputs' has more than 32 items. Split them over several requests.", "Validation"),
-        ("/embed", {"inputs": "word " * 600}, 422, "Input validation error: `inputs` must have less than 512 tokens. Given: 1202. Send 'truncate': true to have it cut.", "Validation"),
-        ("/embed", {"inputs": ["a", "word " * 600]}, 422, "Input validation error: `inputs` must have less than 512 tokens. Given: 1202 (input index 1). Send 'truncate': true to have it cut.", "Validation"),
-        ("/embed", {"inputs": [1, 99_999]}, 422, "Input 0 has token id 99999, but this model's ids end at 1279. Token ids must come from this model's own tokenizer; send the text itself if yours come from another.", "Validation"),
-        ("/embed", {"inputs": ["word " * 150] * 20}, 422, "Requested 6040 tokens, max 4096 tokens per request", "Validation"),
+        ("/embed", {"inputs": "word " * 600}, 422, "Input validation error: `inputs` must have less than 512 tokens. Given: 602. Send 'truncate': true to have it cut.", "Validation"),
+        ("/embed", {"inputs": ["a", "word " * 600]}, 422, "Input validation error: `inputs` must have less than 512 tokens. Given: 602 (input index 1). Send 'truncate': true to have it cut.", "Validation"),
+        ("/embed", {"inputs": [1, 99_999]}, 422, f"Input 0 has token id 99999, but this model's ids end at {VOCABULARY - 1}. Token ids must come from this model's own tokenizer; send the text itself if yours come from another.", "Validation"),
+        ("/embed", {"inputs": ["word " * 300] * 20}, 422, "Requested 6040 tokens, max 4096 tokens per request", "Validation"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, 400, "'$.inputs.sentences' is invalid: the list is empty. Send at least one item.", "Empty"),
         ("/tokenize", {"inputs": [1]}, 422, "'$.inputs[0]' is invalid: expected a string, got an integer. Send a string or a list of strings.", "Validation"),
         ("/tokenize", {"inputs": {"a": 1}}, 422, "'$.inputs' is invalid: got an object. Send a string or a list of strings.", "Validation"),
-        ("/tokenize", {"inputs": ["word " * 1000] * 3}, 422, "The texts have more than 4096 tokens. Send fewer or shorter texts.", "Validation"),
+        ("/tokenize", {"inputs": ["word " * 2000] * 3}, 422, "The texts have more than 4096 tokens. Send fewer or shorter texts.", "Validation"),
         ("/tokenize", {"inputs": "word " * 10_000}, 422, "The texts have more than 32768 characters. Send fewer or shorter texts.", "Validation"),
         ("/tokenize", {"inputs": "a", "add_special_tokens": 1}, 422, "'add_special_tokens' must be true or false.", "Validation"),
         ("/tokenize", {"inputs": "a", "truncate": True}, 422, "The field 'truncate' is not supported. Remove it.", "Validation"),
         ("/decode", {"ids": "a"}, 422, "'ids' must be a list of token ids, or a list of such lists.", "Validation"),
         ("/decode", {"ids": [[1], []]}, 400, "'$.ids[1]' is invalid: the list is empty. Send at least one item.", "Empty"),
-        ("/decode", {"ids": [[1], [99_999]]}, 422, "List 1 has token id 99999, but this model's ids end at 1279.", "Validation"),
+        ("/decode", {"ids": [[1], [99_999]]}, 422, f"List 1 has token id 99999, but this model's ids end at {VOCABULARY - 1}.", "Validation"),
         ("/decode", {"inputs": [1]}, 422, "The field 'inputs' is not supported. Send token ids in 'ids'.", "Validation"),
         ("/decode", {"ids": [1], "skip_special_tokens": "no"}, 422, "'skip_special_tokens' must be true or false.", "Validation"),
     ],

@@ -14,8 +14,8 @@ from serve_app.api.app import build_app
 from serve_app.cluster.token_vectors import token_vectors
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.types import EmbedJob, EmbedResult, TokenVectors
-from tests.demo_service import HIDDEN, VOCABULARY, DemoService
-from tests.reference import tokenizer
+from tests.demo_service import HIDDEN, DemoService
+from tests.reference import VOCABULARY, tokenizer
 
 
 class Tokenizing(DemoService):

@@ -31,7 +31,7 @@ from serve_app.engine.engine import Engine
 from serve_app.types import DEMO_MODEL_ID, ChunkReply, Envelope, Limits, ServedModel, TokenIds
 from tests.dispatching import POLICY, Wire
 from tests.guarded import key
-from tests.reference import assert_same, expected, tokenizer
+from tests.reference import VOCABULARY, assert_same, expected, tokenizer
 
 MODEL = "m"
 HIDDEN = 128
@@ -86,7 +86,7 @@ class Replica:
             service = EmbeddingService(
                 ServedModel(MODEL, HIDDEN, 512),
                 Limits(),
-                JobTokenizer(tokenizer(), Limits(), 1280),
+                JobTokenizer(tokenizer(), Limits(), VOCABULARY),
                 Answers(dispatchers[-1], model="", hidden_size=HIDDEN, **options),
                 cast(ReplicaHealth, None),
                 Admission(Bounds(10.0, 100_000, 100_000), 2048),

@@ -18,7 +18,7 @@ from serve_app.engine.token_bound import most_composed, token_bound
 from serve_app.errors import InputTooLongError
 from serve_app.types import EmbedJob, Limits, Truncate
 from tests.checkpoints import checkpoint
-from tests.reference import tokenizer
+from tests.reference import VOCABULARY, tokenizer
 
 
 def library() -> tokenizers.Tokenizer:
@@ -92,7 +92,7 @@ async def test_a_hopeless_text_is_refused_untokenized(text: str, among: bool, mo
     bound = tokenizer().bound
     assert bound is not None
     fewest = bound.fewest(text) + 1
-    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=400), 1280)
+    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=400), VOCABULARY)
     monkeypatch.setattr(tokenize.JobTokenizer, "_in_parts", None)
     with pytest.raises(InputTooLongError) as caught:
         await stage.tokenize(EmbedJob("m", texts=["b", text] if among else [text]))
@@ -108,12 +108,12 @@ async def test_a_long_text_that_fits_is_not_refused() -> None:
     longest = max(LONGEST, key=len)
     text = longest * 1000
     whole = tokenizer().encode(text)
-    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=len(whole)), 1280)
+    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=len(whole)), VOCABULARY)
     [got] = await stage.tokenize(EmbedJob("m", texts=[text]))
     assert got.tolist() == whole.tolist()
 
 
 async def test_what_is_to_be_cut_is_not_refused() -> None:
-    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=16), 1280)
+    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=16), VOCABULARY)
     [got] = await stage.tokenize(EmbedJob("m", texts=["a" * 20_000], truncate=Truncate.END))
     assert len(got) == 16

@@ -17,7 +17,7 @@ from serve_app.engine.token_boundary import BOUNDARY, token_boundary
 from serve_app.errors import InputTooLongError, InvalidRequestError, TooManyTokensError
 from serve_app.types import EmbedJob, Limits, Truncate
 from tests.checkpoints import checkpoint
-from tests.reference import tokenizer
+from tests.reference import VOCABULARY, tokenizer
 
 # What the rules tell apart, and what could cross a place: contractions, marks that combine, line ends in white space, added tokens.
 WORDS = "a B ' 's 'LL 'r e 1 23 . , ; : ! ? 。 ， 重 力 か が ァ 한 é ½ ٣ ß - # ( <|im_end|> <|endoftext|> <think> </think> <|"
@@ -108,7 +108,7 @@ async def test_little_of_a_huge_text_is_tokenized(
     text: str, side: Truncate, prompt: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
-    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=512), 1280)
+    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=512), VOCABULARY)
     job = EmbedJob("m", texts=[text, "short"], prompt=prompt, truncate=side)
     got = await stage.tokenize(job)
     assert [len(ids) for ids in got] == [512, len(tokenizer().encode((prompt or "") + "short"))]
@@ -127,7 +127,7 @@ async def test_little_of_a_huge_text_is_tokenized_before_it_is_refused(
     text: str, among: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
-    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=8192), 1280)
+    stage = JobTokenizer(tokenizer(), Limits(max_input_tokens=8192), VOCABULARY)
     with pytest.raises(InputTooLongError) as caught:
         await stage.tokenize(EmbedJob("m", texts=["short", text] if among else [text]))
     assert (caught.value.at_least, caught.value.index) == (True, 1 if among else None)
@@ -138,7 +138,7 @@ async def test_little_of_a_huge_text_is_tokenized_before_it_is_refused(
 @pytest.mark.parametrize("side", [Truncate.START, Truncate.END])
 async def test_a_huge_word_is_cut_too(side: Truncate) -> None:
     text = "ab" * 50_000
-    [got] = await JobTokenizer(tokenizer(), Limits(max_input_tokens=512), 1280).tokenize(
+    [got] = await JobTokenizer(tokenizer(), Limits(max_input_tokens=512), VOCABULARY).tokenize(
         EmbedJob("m", texts=[text], truncate=side)
     )
     assert got.tolist() == tokenizer().cut(tokenizer().encode(text), 512, side).tolist()
@@ -146,7 +146,7 @@ async def test_a_huge_word_is_cut_too(side: Truncate) -> None:
 
 async def test_too_many_tokens_in_all_are_refused_before_all_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted(monkeypatch)
-    stage = JobTokenizer(tokenizer(), Limits(max_request_tokens=1000), 1280)
+    stage = JobTokenizer(tokenizer(), Limits(max_request_tokens=1000), VOCABULARY)
     with pytest.raises(TooManyTokensError) as caught:
         await stage.tokenize(EmbedJob("m", texts=["word " * 2000] * 200))
     assert (caught.value.status, caught.value.type, caught.value.param, caught.value.code) == (
@@ -188,7 +188,7 @@ def test_of_any_other_tokenizer_no_boundary_is_known(change: Any) -> None:
 async def test_without_a_boundary_all_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer(), "boundary", None)
     text = "one two " * 5000
-    [got] = await JobTokenizer(tokenizer(), Limits(max_input_tokens=16), 1280).tokenize(
+    [got] = await JobTokenizer(tokenizer(), Limits(max_input_tokens=16), VOCABULARY).tokenize(
         EmbedJob("m", texts=[text], truncate=Truncate.START)
     )
     assert got.tolist() == tokenizer().encode(text)[-16:].tolist()
@@ -197,4 +197,4 @@ async def test_without_a_boundary_all_is_tokenized(monkeypatch: pytest.MonkeyPat
 async def test_a_prompt_without_room_is_refused_for_a_huge_text_too() -> None:
     job = EmbedJob("m", texts=["word " * 10_000], prompt="find it " * 20, truncate=Truncate.END, truncate_to=20)
     with pytest.raises(InvalidRequestError, match="which leaves none for the text"):
-        await JobTokenizer(tokenizer(), Limits(), 1280).tokenize(job)
+        await JobTokenizer(tokenizer(), Limits(), VOCABULARY).tokenize(job)

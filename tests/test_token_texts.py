@@ -13,7 +13,7 @@ from serve_app.cluster import token_texts
 from serve_app.cluster.token_texts import decoded, tokenized
 from serve_app.errors import InvalidRequestError, TooManyTokensError
 from serve_app.types import Limits, TokenIds, Tokenized
-from tests.reference import tokenizer
+from tests.reference import VOCABULARY, tokenizer
 
 LIMITS = Limits(max_request_tokens=1000)
 
@@ -87,7 +87,7 @@ async def test_decoding_large_lists_goes_through_a_thread(hops: list[int]) -> No
 
 async def test_ids_beyond_the_vocabulary_are_refused() -> None:
     inputs: Sequence[TokenIds] = [np.array([1], np.int32), np.array([1, tokenizer().vocab_size], np.int32)]
-    with pytest.raises(InvalidRequestError, match=r"List 1 has token id 1280.*end at 1279") as caught:
+    with pytest.raises(InvalidRequestError, match=rf"List 1 has token id {VOCABULARY}.*end at {VOCABULARY - 1}") as caught:
         await decoded(tokenizer(), inputs, True)
     assert caught.value.param == "ids"
 
@@ -102,7 +102,7 @@ async def test_the_event_loop_runs_while_a_text_is_tokenized_and_decoded() -> No
             beats += 1
 
     task = asyncio.create_task(beat())
-    [found] = await of("word " * 20_000, limits=Limits())
+    [found] = await of("a word " * 40_000, limits=Limits())
     between = beats
     await decoded(tokenizer(), [np.array(found.ids, np.int32)], True)
     task.cancel()

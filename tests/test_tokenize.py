@@ -10,9 +10,7 @@ import pytest
 from serve_app.cluster.tokenize import JobTokenizer, estimated_tokens
 from serve_app.errors import CheckpointError, InvalidRequestError, TooManyTokensError
 from serve_app.types import EmbedJob, Limits, Truncate
-from tests.reference import tokenizer
-
-VOCABULARY = 1280
+from tests.reference import VOCABULARY, tokenizer
 
 
 def stage(token_ids: str = "model", **limits: int) -> JobTokenizer:
@@ -92,7 +90,7 @@ async def test_end_of_text_is_appended_only_if_absent() -> None:
 
 
 async def test_ids_outside_the_vocabulary() -> None:
-    with pytest.raises(InvalidRequestError, match=r"Input 1 has token id 1280.*end at 1279") as caught:
+    with pytest.raises(InvalidRequestError, match=rf"Input 1 has token id {VOCABULARY}.*end at {VOCABULARY - 1}") as caught:
         await stage().tokenize(EmbedJob("m", token_ids=[ids(5), ids(VOCABULARY)]))
     assert caught.value.param == "input"
 

@@ -36,6 +36,10 @@ def test_what_is_in_it(wheel: Path) -> None:
     assert known and known <= set(names)
     prices = zipfile.ZipFile(wheel).read("serve_app/telemetry/prices.yaml")
     assert prices == (ROOT / "deploy" / "prices.yaml").read_bytes()
+    for folder in ("serve_app/engine/demo_model", "serve_app/training/data"):
+        wanted = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob("*") if file.is_file()}
+        assert wanted == {name for name in names if name.startswith(f"{folder}/")}
+        assert wanted
     packaged = {name for name in names if name.endswith(".py")}
     assert packaged == {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app").rglob("*.py")}
 

@@ -18,7 +18,7 @@ class Model(Struct):
     """OpenAI's model object, and what this server adds to it: from `dimensions` on.
 
     `aliases` are other names that it answers to, and `prompts` what `prompt_name` can be, each with the text that precedes inputs.
-    `demo` marks the small checkpoint that is made for tests and first runs: its vectors mean nothing.
+    `demo` marks the small checkpoint that comes with this package for tests and first runs: it knows few words.
     """
 
     id: str

@@ -62,7 +62,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
     warmup_seconds = time.monotonic() - started
     if engine.checkpoint is not None and engine.checkpoint.demo:
         logger.warning(
-            "This is the demo checkpoint: its vectors are well-formed and mean nothing. Choose a model for real use."
+            "This is the demo checkpoint, a toy trained on a few thousand sentences. Choose a model for real use."
         )
     logger.info("Embedding model loaded successfully: %s", settings.model)
 

@@ -66,7 +66,7 @@ class Checkpoint:
 
     `name` is the Hugging Face id for a folder of the Hugging Face cache, else the folder's own name;
     `revision` the commit if the folder says so. `prompts` maps a prompt's name to the text put before an
-    input. `demo` is true for the checkpoint this package makes itself, whose vectors mean little.
+    input. `demo` is true for the checkpoint that comes with this package, and those it makes for tests.
     """
 
     path: Path

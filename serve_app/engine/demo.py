@@ -1,35 +1,30 @@
-"""The demo checkpoint: a small random model in the file layout of the published ones, for tests and a first
-run.
+"""Small checkpoints in the file layout of the published ones: the demo's trained one, and random ones of any shape for tests.
 
-Needs neither torch nor transformers. `python -m serve_app.engine.demo OUT_DIR` writes one.
+Needs neither torch nor transformers. `python -m serve_app.engine.demo OUT_DIR` writes a random one; `serve_app.training` trains.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from serve_app.engine.demo_text import DEMO_TEXT
+from tokenizers import Tokenizer
+
 from serve_app.engine.demo_tokenizer import demo_tokenizer, tokenizer_settings
 from serve_app.engine.demo_weights import write_weights
 from serve_app.engine.model_config import ModelConfig
 
 DEMO_MARKER = "embedserve_demo"
 DEMO_CONFIG = ModelConfig(1280, 128, 256, 4, 4, 2, 64, max_position_embeddings=32768, dtype="float32")
-_LAYOUT = 1  # raise it when what is written changes in a way that neither the shapes nor the text show
 _TASK = "Given a web search query, retrieve relevant passages that answer the query"
 _MODULES = ("Transformer", "Pooling", "Normalize")
-_README = """# embedserve demo checkpoint
+_README = """# Random checkpoint
 
 Random weights in the architecture and file layout of the Qwen3-Embedding models, made by
-`serve_app.engine.demo`. It shows that a service runs; its vectors know no language.
-Serve a published model for real use.
+`serve_app.engine.demo` for tests; its vectors know no language.
 """
 
 
@@ -49,8 +44,15 @@ def make_checkpoint(
     `end_of_text=False` makes the tokenizer defect of the first published uploads. Raises `CheckpointError`
     for a `vocab_size` the demo text can't fill.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = demo_tokenizer(config.vocab_size, end_of_text=end_of_text)
+    end_of_text_id = describe(folder, config, tokenizer, _README)
+    write_weights(folder, config, end_of_text_id, seed=seed, shards=shards, prefix=prefix)
+    return folder
+
+
+def describe(folder: Path, config: ModelConfig, tokenizer: Tokenizer, readme: str) -> int:
+    """Write all files of a checkpoint but its weights; the id of `<|endoftext|>`."""
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     end_of_text_id = int(tokenizer.token_to_id("<|endoftext|>") or 0)
     _write_json(folder / "tokenizer_config.json", tokenizer_settings(tokenizer))
@@ -68,35 +70,13 @@ def make_checkpoint(
         folder / "config_sentence_transformers.json",
         {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
-    (folder / "README.md").write_text(_README, encoding="utf-8")
-    write_weights(folder, config, end_of_text_id, seed=seed, shards=shards, prefix=prefix)
-    return folder
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    return end_of_text_id
 
 
-def demo_checkpoint(cache_dir: Path | None = None) -> Path:
-    """The folder of the default demo checkpoint, made on first use.
-
-    `cache_dir` is where it is kept, default `~/.cache/embedserve`. Many processes may ask at once: each makes
-    it aside and the first to finish puts it in place. The folder's name changes with its contents.
-    """
-    described = json.dumps([_LAYOUT, asdict(DEMO_CONFIG), DEMO_TEXT], sort_keys=True)
-    parent = cache_dir if cache_dir is not None else Path.home() / ".cache" / "embedserve"
-    folder = parent / f"demo-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
-    if folder.is_dir():
-        return folder
-    parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".demo-", dir=parent))
-    try:
-        make_checkpoint(aside)
-        aside.chmod(0o755)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+def demo_checkpoint() -> Path:
+    """The folder of the demo checkpoint: a trained one, shipped in this package. Not to be written to."""
+    return Path(__file__).with_name("demo_model")
 
 
 def _model_fields(config: ModelConfig, end_of_text_id: int) -> dict[str, Any]:
@@ -139,8 +119,8 @@ def _write_json(file: Path, value: object) -> None:
 
 
 def main() -> None:
-    """Write a demo checkpoint from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app.engine.demo", description="Write a demo checkpoint.")
+    """Write a random checkpoint from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m serve_app.engine.demo", description="Write a random checkpoint.")
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--layers", type=int, default=DEMO_CONFIG.num_hidden_layers)
     parser.add_argument("--hidden", type=int, default=DEMO_CONFIG.hidden_size)

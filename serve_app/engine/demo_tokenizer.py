@@ -3,6 +3,7 @@ its own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import (
@@ -34,8 +35,8 @@ _BYTES = 256
 SMALLEST_VOCAB = _BYTES + len(_SPECIAL) + len(_ADDED)
 
 
-def demo_tokenizer(vocab_size: int, *, end_of_text: bool = True) -> Tokenizer:
-    """Train a byte-level BPE with `vocab_size` ids in all, the special tokens last as in the published
+def demo_tokenizer(vocab_size: int, *, end_of_text: bool = True, texts: Sequence[str] = DEMO_TEXT) -> Tokenizer:
+    """Train a byte-level BPE on `texts` with `vocab_size` ids in all, the special tokens last as in the published
     tokenizer.
 
     `end_of_text=False` leaves out the step that appends `<|endoftext|>`, as the first published uploads did.
@@ -55,7 +56,7 @@ def demo_tokenizer(vocab_size: int, *, end_of_text: bool = True) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(DEMO_TEXT, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in _SPECIAL])
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in _ADDED])
     if tokenizer.get_vocab_size() != vocab_size:

@@ -1,4 +1,4 @@
-"""Seeded random weights as safetensors files, written without torch."""
+"""Weights as safetensors files, written without torch: given ones, or random ones from a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.engine.layout import tensor_shapes
 from serve_app.engine.model_config import ModelConfig
 from serve_app.errors import CheckpointError
 
-_Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float32]
 
 
 def write_weights(
@@ -30,20 +30,20 @@ def write_weights(
         tensors["lm_head.weight"] = _draw(random, "lm_head.weight", (config.vocab_size, config.hidden_size))
     names = list(tensors)
     if shards == 1:
-        _write_file(folder / "model.safetensors", {name: tensors[name] for name in names}, config.dtype)
+        write_file(folder / "model.safetensors", {name: tensors[name] for name in names}, config.dtype)
         return
     weight_map = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = names[shard * len(names) // shards : (shard + 1) * len(names) // shards]
-        _write_file(folder / file, {name: tensors[name] for name in part}, config.dtype)
+        write_file(folder / file, {name: tensors[name] for name in part}, config.dtype)
         weight_map.update(dict.fromkeys(part, file))
     size = sum(tensor.size for tensor in tensors.values()) * (4 if config.dtype == "float32" else 2)
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _draw(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> _Array:
+def _draw(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> Array:
     values = random.standard_normal(shape, dtype=np.float32)
     if len(shape) == 1:
         return np.float32(1) + np.float32(0.1) * values
@@ -52,8 +52,8 @@ def _draw(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> _Ar
     return values if name.startswith("embed") else values * np.float32(shape[1] ** -0.5)
 
 
-def _write_file(file: Path, tensors: dict[str, _Array], dtype: str) -> None:
-    """Write the format by hand: header length, JSON header, bytes.
+def write_file(file: Path, tensors: dict[str, Array], dtype: str) -> None:
+    """Write `tensors`, stored as `dtype`, float32 or bfloat16. The format is written by hand: header length, JSON header, bytes.
 
     numpy has no bfloat16, and the library's own bytes interface changes between versions.
     """
@@ -72,7 +72,7 @@ def _write_file(file: Path, tensors: dict[str, _Array], dtype: str) -> None:
         out.writelines(encoded)
 
 
-def _encode(tensor: _Array, dtype: str) -> bytes:
+def _encode(tensor: Array, dtype: str) -> bytes:
     if dtype == "float32":
         return tensor.astype("<f4").tobytes()
     bits = tensor.astype("<f4").view("<u4")
