@@ -87,7 +87,9 @@ async def test_decoding_large_lists_goes_through_a_thread(hops: list[int]) -> No
 
 async def test_ids_beyond_the_vocabulary_are_refused() -> None:
     inputs: Sequence[TokenIds] = [np.array([1], np.int32), np.array([1, tokenizer().vocab_size], np.int32)]
-    with pytest.raises(InvalidRequestError, match=rf"List 1 has token id {VOCABULARY}.*end at {VOCABULARY - 1}") as caught:
+    with pytest.raises(
+        InvalidRequestError, match=rf"List 1 has token id {VOCABULARY}.*end at {VOCABULARY - 1}"
+    ) as caught:
         await decoded(tokenizer(), inputs, True)
     assert caught.value.param == "ids"
 

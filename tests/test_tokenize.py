@@ -90,7 +90,9 @@ async def test_end_of_text_is_appended_only_if_absent() -> None:
 
 
 async def test_ids_outside_the_vocabulary() -> None:
-    with pytest.raises(InvalidRequestError, match=rf"Input 1 has token id {VOCABULARY}.*end at {VOCABULARY - 1}") as caught:
+    with pytest.raises(
+        InvalidRequestError, match=rf"Input 1 has token id {VOCABULARY}.*end at {VOCABULARY - 1}"
+    ) as caught:
         await stage().tokenize(EmbedJob("m", token_ids=[ids(5), ids(VOCABULARY)]))
     assert caught.value.param == "input"
 
