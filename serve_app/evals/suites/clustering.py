@@ -92,13 +92,15 @@ def _measure(data: list[list[Case]], encoder: Encoder, seed: int) -> SuiteResult
             values=table[:, order].tolist(),
         )
     )
+    with np.errstate(invalid="ignore"):  # where all vectors are the same, no axis has a share of their variance
+        points = PCA(2, svd_solver="full").fit_transform(vectors.astype(np.float64))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     found.plots.append(
         Plot(
             "scatter",
             "Texts on their two principal components",
-            points=PCA(2, random_state=seed).fit_transform(vectors).astype(float).tolist(),
+            points=points.tolist(),
             labels=[case.cause for case in cases],
             marks=[f"cluster {place[number] + 1}" for number in runs[0]],
         )

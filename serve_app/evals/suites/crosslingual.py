@@ -153,7 +153,7 @@ def _bias(
     best = order_by(scores)[:, :POOL_DEPTH]
     has = np.array([to_langs == lang for lang in langs])  # [languages, titles]
     got = np.array([[has[row][line].mean() for row in range(len(langs))] for line in best])
-    due = (asked.relevant @ has.T) / asked.relevant.sum(axis=1, keepdims=True)
+    due = (asked.relevant.astype(np.float64) @ has.T) / asked.relevant.sum(axis=1, keepdims=True)
     asked_in = [lang for lang in langs if (from_langs == lang).any()]
 
     def distance(draw: npt.NDArray[np.int64]) -> float:
