@@ -52,7 +52,7 @@ class TargetEncoder:
             if self._backend.kept:
                 probe = self._checked(self._backend.embed([PROBE], Role.DOCUMENT, None), [PROBE])[0]
                 target = self._target
-                identity = {
+                identity: dict[str, object] = {
                     "kind": target.kind,
                     "url": target.url,
                     "model": self._known.model,
@@ -176,4 +176,4 @@ class TargetEncoder:
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         if not norms.all():
             raise TargetError("a vector is zero, so it points nowhere; nothing can be measured with it")
-        return (vectors / norms).astype(np.float32)
+        return np.asarray(vectors / norms, np.float32)
