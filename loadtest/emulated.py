@@ -76,8 +76,8 @@ class EmulatedDevice:
         self._device = device
         self._hidden_size = hidden_size
 
-    def __call__(self, token_ids: list[TokenIds]) -> EncodedBatch:
-        """The inputs' vectors, after the batch's time."""
+    def __call__(self, token_ids: list[TokenIds], tenants: Sequence[int] = (), /) -> EncodedBatch:
+        """The inputs' vectors, after the batch's time; nothing is shared."""
         if any(len(ids) == self._device.deadly_length for ids in token_ids):
             os.kill(os.getpid(), signal.SIGKILL)
         until = time.monotonic() + self._device.seconds(len(token_ids), sum(map(len, token_ids)))

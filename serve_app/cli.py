@@ -20,6 +20,7 @@ from serve_app.cluster.environment import Ports, run_directory, serve_environmen
 from serve_app.cluster.haproxy import clear, stop_strays
 from serve_app.evals.command import eval_command
 from serve_app.keys_command import app as keys_app
+from serve_app.verify.command import verify_command
 
 if TYPE_CHECKING:
     from serve_app.config import Settings
@@ -211,6 +212,7 @@ def cost(
 
 
 app.command()(bench_command(os.environ))
+app.command()(verify_command(os.environ, API_KEY))
 
 app.command("eval")(eval_command(os.environ))
 

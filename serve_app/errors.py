@@ -16,6 +16,17 @@ class CheckpointError(EmbedserveError):
     """The folder or repository isn't a Qwen3 embedding checkpoint that this engine can serve."""
 
 
+class SelfCheckError(CheckpointError):
+    """The model was loaded and doesn't compute what it should; `said` names no paths, so that services may show it."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.said = said
+
+    def __str__(self) -> str:
+        return f"the model fails its self-check, so it isn't served: {self.said}"
+
+
 class EngineError(EmbedserveError):
     """A batch failed in the engine; its inputs get this error, no others do."""
 
@@ -171,7 +182,8 @@ class CrashingInputError(InvalidRequestError):
 
     def __init__(self, row: int) -> None:
         super().__init__(
-            f"Input {row} made every replica that computed it crash, the last one by itself.", param="input"
+            f"Input {row} made every replica that computed it crash, the last one by itself. Send the request without it.",
+            param="input",
         )
         self.args = (row,)
         self.row = row
@@ -184,8 +196,7 @@ class InputOverMemoryError(InvalidRequestError):
 
     def __init__(self, tokens: int) -> None:
         super().__init__(
-            f"An input of {tokens} tokens needs more memory than the server's device has. Send it in shorter pieces, or with "
-            "truncate_prompt_tokens.",
+            f"An input of {tokens} tokens needs more memory than the server's device has. Send it in shorter pieces.",
             param="input",
         )
         self.args = (tokens,)

@@ -16,7 +16,8 @@ import numpy.typing as npt
 TokenIds = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
 
-ENVELOPE_VERSION = 3
+ENVELOPE_VERSION = 4
+"""One more whenever a message means something else, or has a field that must not be overlooked."""
 
 DEMO_MODEL_ID = "embedserve/demo"
 """The checkpoint this package makes itself, so that everything runs out of the box."""
@@ -163,7 +164,7 @@ class EmbedJob:
 
     @property
     def tenant(self) -> str:
-        """The name of the caller's API key, "" without one: what is kept for one tenant is never shown to another."""
+        """The name of the caller's API key, "" without one: nothing is shared between tenants unless a setting says so."""
         return self.grant.name if self.grant is not None else ""
 
     def __len__(self) -> int:
@@ -208,7 +209,11 @@ class Tokenized:
     added: dict[int, str]
 
 
-@dataclass(slots=True)
+# Of what crosses between versions, namely envelopes and pings and the status of a replica, `slots` are left out: so one that has a
+# field more, or less, than the reader knows can be unpickled all the same, and be turned away by its `version`.
+
+
+@dataclass
 class Envelope:
     """A chunk on its way from a gateway to a replica: flat arrays, one entry per input.
 
@@ -217,7 +222,8 @@ class Envelope:
     two hosts differ, so no wall time travels), infinity for none; `priority` and `output` uint8 `[n]`.
     `model` is the fingerprint of the model whose tokenizer made the ids: during a rolling update replicas of two models can run.
     `gateway_queued_tokens` is what this gateway still holds back. `alone` asks for a replica that carries no other such chunk:
-    its input was there when replicas died. `adapter` is reserved.
+    its input was there when replicas died. `adapter` is reserved. `tenants` is uint64 `[n]`: equal for inputs of the same API key, 0
+    for those without one, None where all are 0. How long an input takes mustn't depend on what other tenants have sent.
     """
 
     gateway: str
@@ -231,10 +237,11 @@ class Envelope:
     gateway_queued_tokens: int = 0
     alone: bool = False
     adapter: str | None = None
+    tenants: npt.NDArray[np.uint64] | None = None
     version: int = ENVELOPE_VERSION
 
 
-@dataclass(slots=True)
+@dataclass
 class Ping:
     """Asks a replica for its status, and tells it what a gateway holds back; `model` and `version` as in the envelope."""
 
@@ -244,7 +251,7 @@ class Ping:
     version: int = ENVELOPE_VERSION
 
 
-@dataclass(slots=True)
+@dataclass
 class ReplicaStatus:
     """What a replica says of itself, with every chunk and to every ping; it corrects the gateway's view.
 

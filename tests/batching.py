@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from queue import SimpleQueue
 
 import numpy as np
@@ -48,7 +48,7 @@ class Engine:
         self.clock = clock
         self.seconds = seconds
 
-    def run(self, batch: list[TokenIds]) -> EncodedBatch:
+    def run(self, batch: list[TokenIds], tenants: Sequence[int] = ()) -> EncodedBatch:
         self.threads.add(threading.get_ident())
         self.batches.append(batch)
         self.entered.release()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from serve_app.cluster.answers import SMALL_TOKENS, Answers
 from serve_app.cluster.ports import Backlog
+from serve_app.cluster.tenants import number_of
 from serve_app.cluster.ticket import Embedded
 from serve_app.errors import CrashingInputError, DeadlineExceededError, InternalError
 from serve_app.types import Priority, TokenIds
@@ -32,11 +33,15 @@ class Source:
     sent: list[list[int]] = field(default_factory=list)
     computing: Counter[bytes] = field(default_factory=Counter)
     most: int = 0
+    tenants: list[int] = field(default_factory=list)
 
     def backlog(self) -> Backlog:
         return Backlog(queued_tokens=7)
 
-    async def embed(self, token_ids: list[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
+    async def embed(
+        self, token_ids: list[TokenIds], *, priority: Priority, deadline: float, tenant: int = 0
+    ) -> Embedded:
+        self.tenants.append(tenant)
         self.sent.append([int(ids[0]) for ids in token_ids])
         keys = [ids.tobytes() for ids in token_ids]
         self.computing.update(keys)
@@ -122,6 +127,33 @@ def test_nothing_is_kept_unless_asked_for() -> None:
         assert gateway.source.sent == [[1], [1]]
         assert (gateway.kept, gateway.spared, gateway.answers.kept_bytes) == ([], [], 0)
         assert gateway.answers.backlog().queued_tokens == 7
+
+    run(main())
+
+
+@pytest.mark.parametrize(("keep", "share"), [(PLENTY, True), (0, True), (0, False)])
+def test_whoever_computes_is_told_the_tenant(keep: int, share: bool) -> None:
+    async def main() -> None:
+        gateway = Gateway(keep=keep, share=share)
+        for tenant in ("", "a", "b", "a"):
+            await gateway.embed(A, B, B, tenant=tenant)
+        missing = 3 if keep else 4
+        assert gateway.source.tenants == [0, number_of("a"), number_of("b"), number_of("a")][:missing]
+
+    run(main())
+
+
+def test_all_tenants_are_one_where_they_share() -> None:
+    async def main() -> None:
+        gateway = Gateway(keep=PLENTY)
+        gateway.answers.share_between_keys = True
+        await asyncio.gather(*(gateway.embed(A, tenant=tenant) for tenant in ("", "a", "b")))
+        await gateway.embed(A, B, tenant="c")
+        assert (gateway.source.sent, gateway.source.tenants) == ([[1], [2]], [0, 0])
+        # And are apart again: what was kept for all is nobody's with a key.
+        gateway.answers.share_between_keys = False
+        await gateway.embed(A, tenant="a")
+        assert gateway.source.tenants == [0, 0, number_of("a")]
 
     run(main())
 

@@ -333,7 +333,7 @@ async def test_docs_need_no_network(http: httpx.AsyncClient) -> None:
             CrashingInputError(3),
             422,
             error(
-                "Input 3 made every replica that computed it crash, the last one by itself.",
+                "Input 3 made every replica that computed it crash, the last one by itself. Send the request without it.",
                 "invalid_request_error",
                 "input",
                 "input_crashes_replica",

@@ -22,6 +22,7 @@ LAYERS = {
     "bench": LEAVES | {"serve_app.bench", "serve_app.telemetry"},
     "evals": LEAVES | {"serve_app.evals", "serve_app.telemetry", "serve_app.api.quantise"},
     "training": LEAVES | {"serve_app.training", "serve_app.engine"},
+    "verify": LEAVES | {"serve_app.verify", "serve_app.engine", "serve_app.cluster.service"},
     "cluster": LEAVES
     | {
         "serve_app.cluster",
@@ -55,6 +56,7 @@ THIRD_PARTY = {
     },
     "serve_app.evals.local_target": {"sentence_transformers"},
     "serve_app.evals.mteb_encoder": {"mteb", "torch"},
+    "verify": {"httpx", "numpy", "safetensors", "torch", "typer"},
     "training": {"torch", "transformers", "safetensors", "tokenizers", "numpy"},
     "serve_app.telemetry.ledger_redis": {"redis"},
     "serve_app.telemetry.tracing": {"opentelemetry"},

@@ -82,6 +82,6 @@ async def test_a_job_without_a_grant_is_nobodys() -> None:
 def test_an_open_service_says_so_when_it_starts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, arguments: dict[str, str], warned: bool
 ) -> None:
-    monkeypatch.setattr(graph, "configure_logging", lambda: logging.getLogger("elsewhere"))
+    monkeypatch.setattr(graph, "configure_logging", lambda _: logging.getLogger("elsewhere"))
     graph.application(Settings.model_validate({"num_gpus": 0, **arguments}))
     assert (OPEN in caplog.text) is warned

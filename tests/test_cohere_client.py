@@ -207,7 +207,7 @@ CONSTANT_500 = "The server had an error while processing your request. Quote the
             CrashingInputError(3),
             errors.UnprocessableEntityError,
             422,
-            "Input 3 made every replica that computed it crash, the last one by itself.",
+            "Input 3 made every replica that computed it crash, the last one by itself. Send the request without it.",
         ),
         (OverloadedError("Full.", 2.0), errors.TooManyRequestsError, 429, "Full."),
         (ValueError("secret"), errors.InternalServerError, 500, CONSTANT_500),

@@ -13,7 +13,7 @@ import openai
 import psutil
 import pytest
 
-from serve_app.cluster.environment import Ports, run_directory
+from serve_app.cluster.environment import SLOW_CLIENTS, Ports, run_directory
 from serve_app.types import Vectors
 from tests.reference import assert_same, expected
 from tests.running import RunningService
@@ -93,7 +93,7 @@ def test_haproxy_has_what_it_takes(service: RunningService) -> None:
     (config,) = (run_directory(service.port) / "haproxy").glob("*/haproxy.cfg")  # in a folder named after the node
     lines = config.read_text().splitlines()
     defaults = lines[lines.index("defaults") : next(n for n, line in enumerate(lines) if line.startswith("frontend"))]
-    assert {"option http-buffer-request", "retry-on conn-failure empty-response junk-response"} <= {
+    assert {"option http-buffer-request", SLOW_CLIENTS, "retry-on conn-failure empty-response junk-response"} <= {
         line.strip() for line in defaults
     }
     assert "    tune.bufsize 131072" in lines

@@ -6,6 +6,7 @@ import http.server
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from serve_app.cluster.environment import guarded_haproxy
-from serve_app.cluster.haproxy_guard import has_gateways, with_own_socket
+from serve_app.cluster.haproxy_guard import has_gateways, keep_private, with_own_socket
 from serve_app.cluster.instance import free_port
 
 # Starts what its standard input names, one command line a line, and stays: Serve's proxy, as far as HAProxy can tell.
@@ -205,6 +206,30 @@ def test_an_application_that_is_deleted_stays_deleted(node: Node):
     node.write(gateways=False)
     node.start("-sf", str(first))
     until(lambda: node.status() == 503)
+
+
+def test_its_folder_is_for_its_user_only(node: Node):
+    """Serve opens the admin socket to everybody."""
+    node.folder.chmod(0o755)
+    node.write(gateways=True)
+    node.start()
+    assert stat.S_IMODE((node.folder / "admin.sock").stat().st_mode) & 0o777 == 0o666
+    assert stat.S_IMODE(node.folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_in_another_user_s_hands_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "theirs" / "node"
+    folder.mkdir(parents=True)
+    uid, found = os.geteuid() + 1, Path.stat
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    theirs = os.stat_result([0o40755, 0, 0, 0, uid + 1, 0, 0, 0, 0, 0])
+    monkeypatch.setattr(Path, "stat", lambda self: theirs if self.name == "theirs" else mine(found(self), uid))
+    with pytest.raises(PermissionError, match="theirs belongs to another user"):
+        keep_private(folder)
+
+
+def mine(status: os.stat_result, uid: int) -> os.stat_result:
+    return os.stat_result([*status[:4], uid, *status[5:10]])
 
 
 def test_what_it_reads_of_a_configuration():

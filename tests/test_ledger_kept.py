@@ -19,7 +19,7 @@ from serve_app.telemetry.directory import MetricsDirectory
 from serve_app.telemetry.key_metrics import KeyMetrics
 from serve_app.telemetry.ledger import Used, latest, summed
 from serve_app.telemetry.ledger_store import LedgerStore, Source, SqliteStore
-from tests.counted import counted
+from tests.counted import counted, total
 
 __all__ = ["counted"]
 
@@ -145,15 +145,17 @@ def test_while_the_store_is_away_what_was_read_stays(
 ) -> None:
     store = Memory()
     store.save({"before": Source("", {A: Used(5, 5, 15)})})
-    ledger = Ledger(store, counted)
     metrics = KeyMetrics()
+    ledger = Ledger(store, counted, metrics.ledger_failed)
     metrics.billed("a", "m", 1, 3)
     assert whole(ledger, counted) == Used(6, 6, 18)
+    assert total(counted, "ledger_failures_total") == 0
     store.away = True
     metrics.billed("a", "m", 1, 3)
     assert whole(ledger, counted) == Used(7, 7, 21)
     asyncio.run(ledger.save({counted.id: counted.read()}))
     assert caplog.text.count("away") == 1
+    assert total(counted, "ledger_failures_total") == 2
     store.away = False
     asyncio.run(ledger.save({counted.id: counted.read()}))
     assert store.sources[counted.id] == Source(str(counted.path), {A: Used(2, 2, 6)})

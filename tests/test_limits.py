@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -179,6 +180,29 @@ async def test_many_clients_at_once_get_exactly_the_limit() -> None:
     assert statuses.count(200) == 30, "90 tokens"
     assert guarded.refused.count(("a", "requests")) == 150
     assert guarded.refused.count(("a", "tokens")) == 20
+
+
+@pytest.mark.parametrize("to_the_first", [1, 2, 10])
+async def test_without_redis_each_of_two_gateways_lets_its_share_through_and_no_more(to_the_first: int) -> None:
+    """However unevenly requests are spread; a gateway in the place of another brings one more share with it."""
+    gateways = [Guarded(key("a", requests_per_minute=61, tokens_per_minute=250), gateways=2) for _ in range(3)]
+
+    async def served(*numbers: int) -> list[int]:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(each.client("a-secret")) for each in gateways]
+            replies = await asyncio.gather(*(clients[number].post("/v1/embeddings", json=BODY) for number in numbers))
+        assert {reply.status_code for reply in replies} <= {200, 429}
+        given = [number for number, reply in zip(numbers, replies, strict=True) if reply.status_code == 200]
+        return [given.count(number) for number in range(3)]
+
+    numbers = [0 if n % (to_the_first + 1) else 1 for n in range(220)]
+    first, second, _ = await served(*numbers)
+    assert (first, second) == (30, min(30, numbers.count(1)))
+    assert await served(*[0, 1] * 20) == [0, 30 - second if second < 30 else 0, 0]
+    assert await served(*[2] * 40) == [0, 0, 30]
+    for each in gateways:
+        each.now += 62
+    assert await served(*[0, 1] * 40) == [30, 30, 0]
 
 
 @pytest.mark.parametrize(

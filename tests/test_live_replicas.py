@@ -111,7 +111,7 @@ async def test_a_gateway_limits_and_dispatches_as_its_user_config_says(monkeypat
                 "dispatch": {"chunk_inputs": 5, "slots_per_replica": 7, "request_timeout_seconds": 9},
                 "admission": {"max_gateway_tokens": 11},
                 "batch": {"bulk_patience_seconds": 13, "share_duplicates": False},
-                "cache": {"max_mb": 3},
+                "cache": {"max_mb": 3, "share_between_keys": True},
             }
         )
         refused = await client.post("/v1/embeddings", json=body)
@@ -124,6 +124,7 @@ async def test_a_gateway_limits_and_dispatches_as_its_user_config_says(monkeypat
     assert gateway._service.timeouts.default == 9
     assert gateway._admission.bounds.max_gateway_tokens == 11
     assert not gateway._answers.share
+    assert gateway._answers.share_between_keys
     assert len(gateway._answers._cache._matrix) == 3 * 2**20 // (4 * 128 + ENTRY_BYTES)
 
     # Longer than the model goes: refused whole.

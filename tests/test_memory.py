@@ -68,7 +68,7 @@ def test_an_input_that_does_not_fit_alone_fails_alone() -> None:
         *(400, "invalid_request_error", "input", "input_over_memory"),
     )
     assert "30 tokens" in error.message
-    assert "truncate_prompt_tokens" in error.message
+    assert "Send it in shorter pieces." in error.message
 
 
 def test_what_was_reused_is_kept_and_the_budget_counts_costs() -> None:
@@ -78,7 +78,7 @@ def test_what_was_reused_is_kept_and_the_budget_counts_costs() -> None:
         batch = device.encode(token_ids)
         return EncodedBatch(batch.vectors, reused=[len(ids) // 2 for ids in token_ids])
 
-    def cost(ids: TokenIds) -> int:
+    def cost(ids: TokenIds, tenant: int) -> int:
         return len(ids) - len(ids) // 2
 
     encoder = HalvingEncoder(encode, hidden_size=HIDDEN, lower=device.lowered.append, cost=cost)

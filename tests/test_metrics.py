@@ -198,7 +198,9 @@ async def test_reused_tokens_are_counted_apart(counted: MetricsDirectory) -> Non
     def run(token_ids: list[TokenIds]) -> EncodedBatch:
         return EncodedBatch(np.zeros((len(token_ids), 4), np.float32), reused=[8, 15, 0])
 
-    running = Batcher(run, hidden_size=4, max_batch_tokens=50, max_batch_inputs=10, cost=lambda ids: len(ids) // 2)
+    running = Batcher(
+        run, hidden_size=4, max_batch_tokens=50, max_batch_inputs=10, cost=lambda ids, tenant: len(ids) // 2
+    )
     EmbedderTelemetry(Settings(), 0, Loaded(running, "model"), "me", 2.0)
     await running.submit([tokens(30, 1), tokens(30, 2), tokens(20, 3)])
     assert running.computed_tokens == 80, "the rate is that at which the backlog shrinks"

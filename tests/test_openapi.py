@@ -16,7 +16,8 @@ from jsonschema import Draft202012Validator
 from serve_app.api.app import build_app
 from serve_app.api.cohere import parse_v1, parse_v2
 from serve_app.api.models import Models
-from serve_app.api.openai import EmbeddingsRequest, parse
+from serve_app.api.openai import parse
+from serve_app.api.tei import TeiSimilarityInputs, TeiSimilarityParameters, TeiSimilarityRequest
 from serve_app.errors import RequestError
 from serve_app.types import EmbedJob, EmbedResult, Limits, ServedModel, TokenIds, Tokenized, TokenVectors
 
@@ -94,10 +95,29 @@ async def test_every_reference_has_its_schema(document: dict[str, Any]) -> None:
     assert used == set(document["components"]["schemas"])
 
 
-async def test_every_field_of_the_request_is_described(document: dict[str, Any]) -> None:
-    properties = document["components"]["schemas"]["EmbeddingsRequest"]["properties"]
-    assert list(properties) == list(EmbeddingsRequest.__struct_fields__)
-    assert all(field["description"] for field in properties.values())
+async def test_every_field_of_every_request_is_described(document: dict[str, Any]) -> None:
+    requests = {route.request for route in APP.router.routes if route.request is not None}
+    assert len(requests) == 8
+    for struct in {*requests, TeiSimilarityInputs, TeiSimilarityParameters} - {TeiSimilarityRequest}:
+        properties = document["components"]["schemas"][struct.__name__]["properties"]
+        assert sorted(properties) == sorted(struct.__struct_fields__)
+        assert [name for name, field in properties.items() if not field.get("description")] == []
+
+
+async def test_what_precedes_a_text_is_described_alike(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for struct in (
+        "EmbeddingsRequest",
+        "TeiEmbedRequest",
+        "TeiEmbedAllRequest",
+        "TeiSimilarityParameters",
+        "EmbedRequest",
+    ):
+        assert (
+            "`Instruct: …\\nQuery:` precedes every text" in schemas[struct]["properties"]["instruction"]["description"]
+        )
+        if struct != "EmbedRequest":
+            assert "`GET /v1/models` lists them" in schemas[struct]["properties"]["prompt_name"]["description"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from serve_app.telemetry.cost_metrics import cost_metrics
 from serve_app.telemetry.embedder_metrics import EmbedderMetrics
 from serve_app.telemetry.families import SECONDS, set_build_info
 from serve_app.telemetry.gateway_metrics import GatewayMetrics
+from serve_app.telemetry.key_metrics import KeyMetrics
 from serve_app.telemetry.lifetime import Lifetime
 from serve_app.telemetry.prices import read_price_book
 from tests.expressions import DASHBOARD, expressions, grouped_by, panels, rules, selectors
@@ -49,6 +50,7 @@ def exported() -> Iterator[dict[str, set[str]]]:
         embedder = EmbedderMetrics("m", "r", lambda inputs, tokens, squares: 0.0, peak_flops=1.0)
         embedder.started(1.0, 1.0)
         embedder.memory({"allocated": 1})
+        KeyMetrics()
         Lifetime("Embedder", "gpu", 1.0)
         set_build_info(version="1")
     yield found

@@ -110,6 +110,17 @@ def test_a_length_beside_chunks_smuggles_nothing(service: RunningService) -> Non
     assert alive(service)
 
 
+def test_a_websocket_is_refused(service: RunningService) -> None:
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with connect(service) as connection:
+        connection.sendall(b"GET /v1/embeddings HTTP/1.1\r\n" + HOST + upgrade)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 403 ")
+    assert alive(service)
+
+
 def test_requests_in_a_row_are_answered_in_a_row(service: RunningService) -> None:
     one = POST + HOST + JSON + LENGTH + b"\r\n" + BODY
     bad = b"POST /nowhere HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n"

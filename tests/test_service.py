@@ -19,7 +19,7 @@ from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.ticket import EmbeddedTokens
 from serve_app.cluster.tokenize import PART_CHARACTERS, JobTokenizer, estimated_tokens, parts
 from serve_app.errors import DeadlineExceededError, OverloadedError, UnavailableError
-from serve_app.types import EmbedJob, Limits, Priority, ServedModel, TokenIds
+from serve_app.types import EmbedJob, Limits, Priority, ServedModel, TokenIds, Truncate
 
 TIMEOUTS = Timeouts(default=300.0, shortest=0.05, longest=3600.0)
 BOUNDS = Bounds(max_wait_seconds=10.0, max_gateway_tokens=10_000, max_cluster_tokens=100_000)
@@ -202,7 +202,7 @@ async def test_a_thread_does_no_more_than_the_part_it_has_begun() -> None:
     class Slow:
         vocab_size, bound = 0, None
 
-        def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        def encode_to_cut(self, texts: Sequence[str], limit: int, side: Truncate) -> list[TokenIds]:
             nonlocal encoded
             encoded += len(texts)
             begun.set()

@@ -111,7 +111,7 @@ async def test_a_batch_of_both_kinds_with_bad_ones() -> None:
             max_batch_inputs=8,
             depth=depth,
             share_duplicates=True,
-            cost=lambda ids: 1,
+            cost=lambda ids, tenant: 1,
             run_tokens=encoder(),
         )
         batcher.on_batch = lambda batch, failed: seen.append([item.cost for item in batch.inputs])

@@ -56,7 +56,8 @@ async def test_a_prompt_that_leaves_no_room_is_refused(side: Truncate) -> None:
         await stage().tokenize(job)
     assert caught.value.param == "input"
     assert caught.value.message == (
-        f"The prompt takes {taken} of the {taken + 1} tokens that an input may have, which leaves none for the text."
+        f"The prompt takes {taken} of the {taken + 1} tokens that an input may have, which leaves none for the text. "
+        "Send a shorter instruction, or allow more tokens."
     )
 
 

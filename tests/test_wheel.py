@@ -31,7 +31,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_in_it(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"serve_app/py.typed", "serve_app/bench/page.html"} <= set(names)
+    assert {"serve_app/py.typed", "serve_app/bench/page.html", "serve_app/evals/report/page.html"} <= set(names)
+    known = {f"serve_app/engine/known/{file.name}" for file in (ROOT / "serve_app/engine/known").glob("*.json")}
+    assert known and known <= set(names)
     prices = zipfile.ZipFile(wheel).read("serve_app/telemetry/prices.yaml")
     assert prices == (ROOT / "deploy" / "prices.yaml").read_bytes()
     packaged = {name for name in names if name.endswith(".py")}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from serve_app.api.http import Request
-from serve_app.errors import PayloadTooLargeError, UnsupportedMediaTypeError
+import asyncio
+
+from serve_app.api.http import Message, Request
+from serve_app.errors import DeadlineExceededError, PayloadTooLargeError, UnsupportedMediaTypeError
+
+BODY_SECONDS = 300.0
+"""From when a body that comes in pieces begins, until when it must be there: a client that sends a byte a minute holds a connection,
+memory and a place among its key's requests."""
 
 
 class ClientDisconnectedError(Exception):
@@ -25,8 +31,8 @@ def check_media_type(request: Request) -> None:
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body, at most `max_bytes` long.
 
-    Raises `PayloadTooLargeError`, before reading anything where the length is declared, and
-    `ClientDisconnectedError`.
+    Raises `PayloadTooLargeError`, before reading anything where the length is declared, `DeadlineExceededError` for one that takes
+    longer than `BODY_SECONDS`, and `ClientDisconnectedError`.
     """
     declared = request.content_length
     if declared.isdigit() and (len(declared) > 18 or int(declared) > max_bytes):
@@ -35,7 +41,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     body: bytes = message.get("body", b"")
     if not message.get("more_body") and message["type"] == "http.request" and len(body) <= max_bytes:
         return body
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _in_pieces(request, message, max_bytes)
+    except TimeoutError:
+        raise DeadlineExceededError(
+            f"The body wasn't complete after {BODY_SECONDS:g} s. Send less at a time."
+        ) from None
 
+
+async def _in_pieces(request: Request, message: Message, max_bytes: int) -> bytes:
     chunks, size = [], 0
     while True:
         if message["type"] != "http.request":

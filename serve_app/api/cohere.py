@@ -62,8 +62,8 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.DOTALL)
 
 def parse_v1(body: bytes, models: Models, limits: Limits) -> CohereJob:
     """The job that the body of `POST /v1/embed` asks for; errors as those of `parse_v2`."""
-    request = _read(_v1, body)
-    model = models.served[0] if request.model is None else _find(models, request.model)
+    request = _read(_v1, body, "'texts'")
+    model = models.default if request.model is None else _find(models, request.model)
     job = _job(request, model, limits)
     job.version, job.plain = 1, not request.embedding_types
     return job
@@ -74,16 +74,16 @@ def parse_v2(body: bytes, models: Models, limits: Limits) -> CohereJob:
 
     Raises `InvalidRequestError` with the field in `param`, and `ModelNotFoundError`.
     """
-    request = _read(_v2, body)
+    request = _read(_v2, body, "'model', 'input_type' and 'texts'")
     assert request.model is not None
     return _job(request, _find(models, request.model), limits)
 
 
-def _read(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Request:
+def _read(decoder: msgspec.json.Decoder[_Request], body: bytes, required: str) -> _Request:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise _invalid(str(error), required) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(f"invalid json syntax: {why_unreadable(body, error)}") from None
 
@@ -92,6 +92,8 @@ def _find(models: Models, name: str) -> ServedModel:
     try:
         return models.find(name)
     except ModelNotFoundError:
+        if not models.served:
+            raise
         served = listed([model.id for model in models.served])
         raise ModelNotFoundError(
             f"model '{name[:100]}' not found, make sure the correct model ID was used and that you have access to the "
@@ -135,7 +137,7 @@ def _texts(request: EmbedRequestV1, limit: int) -> list[str]:
         raise InvalidRequestError(f"invalid json syntax: {why_unreadable(raw, error)}") from None
 
 
-def _invalid(said: str) -> InvalidRequestError:
+def _invalid(said: str, required: str) -> InvalidRequestError:
     missing = _MISSING.match(said)
     if missing is not None and missing[1] == "input_type":
         return InvalidRequestError("valid input_type must be provided with the provided model", "input_type")
@@ -149,5 +151,5 @@ def _invalid(said: str) -> InvalidRequestError:
         return no_images("input_type")
     field = _FIELD.search(said)
     if field is None:
-        return InvalidRequestError("the body must be a JSON object with 'model', 'input_type' and 'texts'")
+        return InvalidRequestError(f"the body must be a JSON object with {required}")
     return InvalidRequestError(f"'{field[1]}' {_RULES[field[1]]}", field[1])

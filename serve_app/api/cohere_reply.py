@@ -14,8 +14,14 @@ from serve_app.api.cohere_request import EmbeddingType
 from serve_app.api.errors import retry_headers
 from serve_app.api.http import Reply, Request
 from serve_app.api.quantise import quantise
-from serve_app.errors import NonFiniteError, RequestError
+from serve_app.errors import InputOverMemoryError, InputTooLongError, NonFiniteError, RequestError
 from serve_app.types import EmbedResult, OutputType, Truncate, Vectors
+
+# What else a caller can do, in Cohere's own fields.
+_ADVICE: dict[type[RequestError], str] = {
+    InputTooLongError: ". Send truncate=END or truncate=START to have it cut.",
+    InputOverMemoryError: " A lower max_tokens with truncate=END or truncate=START cuts it too.",
+}
 
 
 class Typed(Struct):
@@ -125,7 +131,7 @@ def cohere_error_reply(error: RequestError, request: Request) -> Reply:
 
     Cohere has no 408; its clients know a deadline as 504, and retry that too.
     """
-    status, message = error.status, error.message
+    status, message = error.status, error.message + _ADVICE.get(type(error), "")
     if status == 408:
         status = 504
     elif status == 401:

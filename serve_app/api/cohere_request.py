@@ -32,9 +32,13 @@ class EmbedRequestV1(Struct, forbid_unknown_fields=True):
         InputType | None,
         Meta(description="What the texts are: it chooses the prompt. Images aren't supported."),
     ] = None
-    texts: Annotated[msgspec.Raw, Meta(extra_json_schema={"anyOf": [{"type": "array", "items": _TEXT}, _NULL]})] = (
-        field(default_factory=msgspec.Raw)
-    )
+    texts: Annotated[
+        msgspec.Raw,
+        Meta(
+            description="What to embed: texts, none of them empty, or `inputs`.",
+            extra_json_schema={"anyOf": [{"type": "array", "items": _TEXT}, _NULL]},
+        ),
+    ] = field(default_factory=msgspec.Raw)
     inputs: Annotated[
         msgspec.Raw,
         Meta(
@@ -53,17 +57,23 @@ class EmbedRequestV1(Struct, forbid_unknown_fields=True):
     ] = None
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="An input over so many tokens is treated as `truncate` says."),
+        Meta(description="An input over so many tokens, prompt included, is treated as `truncate` says."),
     ] = None
     truncate: Annotated[
         Literal["NONE", "START", "END"] | None,
-        Meta(description="An input over the limit: refuse it, or drop its start or its end (default)."),
+        Meta(
+            description="An input over the limit: refuse it, or drop its start or its end (default), and say so in `meta.warnings`."
+        ),
     ] = None
     priority: Annotated[
         Annotated[int, Meta(ge=0, le=999)] | None, Meta(description="0 (default) overtakes all other numbers.")
     ] = None
     instruction: Annotated[
-        Instruction | None, Meta(description="The task in a sentence, in place of that of the `input_type`.")
+        Instruction | None,
+        Meta(
+            description="The task in a sentence, in place of that of the `input_type`: `Instruct: …\\nQuery:` precedes every text. "
+            "Not for documents."
+        ),
     ] = None
 
 

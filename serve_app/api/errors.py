@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 
 from serve_app.api.http import Headers, Reply, Request
-from serve_app.errors import EmbedserveError, InternalError, RequestError
+from serve_app.errors import EmbedserveError, InputOverMemoryError, InternalError, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,9 @@ PASSING = frozenset({408, 429, 503})
 
 # They wait as long as they are told to, but no longer than this: then they would come back at once.
 _LONGEST_WAIT_SECONDS = 60.0
+
+# What else a caller can do, in this dialect's own fields.
+_ADVICE: dict[type[RequestError], str] = {InputOverMemoryError: " 'truncate_prompt_tokens' cuts it too."}
 
 
 class Error(Struct):
@@ -41,7 +44,8 @@ class ErrorReply(Struct):
 
 def error_fields(error: RequestError) -> dict[str, str | None]:
     """The four keys of the OpenAI error object (openai-openapi `Error`); `code` is a string or null."""
-    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    message = error.message + _ADVICE.get(type(error), "")
+    return {"message": message, "type": error.type, "param": error.param, "code": error.code}
 
 
 def error_reply(error: RequestError, request: Request) -> Reply:

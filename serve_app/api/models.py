@@ -11,6 +11,8 @@ from serve_app.api.prompts import prompts_of
 from serve_app.errors import ModelNotAllowedError, ModelNotFoundError
 from serve_app.types import ServedModel
 
+NO_MODEL = "No model is served here."
+
 
 class Model(Struct):
     """OpenAI's model object, and what this server adds to it: from `dimensions` on.
@@ -67,6 +69,8 @@ class Models:
         if found is None and name.count("/") == 1:
             found = self._folders.get(_basename(name))
         if found is None:
+            if not self.served:
+                raise ModelNotFoundError(NO_MODEL, "model")
             ids = ", ".join(f"'{model.id}'" for model in self.served)
             raise ModelNotFoundError(f"The model '{name[:100]}' is not served here. Served: {ids}.", "model")
         return found
@@ -75,7 +79,7 @@ class Models:
     def default(self) -> ServedModel:
         """The model of requests in a dialect that names none. Raises `ModelNotFoundError` where none is served."""
         if not self.served:
-            raise ModelNotFoundError("No model is served here.")
+            raise ModelNotFoundError(NO_MODEL)
         return self.served[0]
 
     async def list_models(self, request: Request) -> Reply:
@@ -85,8 +89,10 @@ class Models:
         return json_reply({"object": "list", "data": [describe(model) for model in found]})
 
     async def get_model(self, request: Request) -> Reply:
-        """`GET /v1/models/{model}`, under any of the model's names."""
-        return json_reply(describe(self.find(request.path.removeprefix("/v1/models/"))))
+        """`GET /v1/models/{model}`, under any of the model's names, if the request's API key may use it."""
+        model = self.find(request.path.removeprefix("/v1/models/"))
+        permitted(request, model.id)
+        return json_reply(describe(model))
 
 
 def permitted(request: Request, model: str) -> str:

@@ -2,7 +2,7 @@
 
 The contract is openai-openapi's `CreateEmbeddingRequest`, whose unknown fields are refused too.
 `instruction`, `prompt_name`, `input_type`, `truncate`, `truncate_prompt_tokens` and `priority` are extensions, and
-so are the `encoding_format`s of `QUANTISED`; an optional field that is null counts as left out.
+so are the `encoding_format`s of `Quantised`; an optional field that is null counts as left out.
 """
 
 from __future__ import annotations
@@ -78,17 +78,21 @@ class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
         Meta(description="The task in a sentence, for queries: `Instruct: …\\nQuery:` precedes every text."),
     ] = None
     prompt_name: Annotated[
-        str | None, Meta(description="One of the model's prompts, to precede every text; see `prompts` of the model.")
+        str | None,
+        Meta(description="One of the model's prompts by name, to precede every text; `GET /v1/models` lists them."),
     ] = None
     input_type: Annotated[
         InputType | None,
         Meta(
-            description="What the texts are, as in Cohere's API: it chooses the prompt. An `instruction` can replace its task."
+            description="What the texts are, as in Cohere's API: it chooses the prompt. An `instruction` can replace its task, but "
+            "for documents."
         ),
     ] = None
     truncate: Annotated[
         Literal["none", "start", "end"] | None,
-        Meta(description="An input over the limit: refuse it (default), or drop its start or its end."),
+        Meta(
+            description="An input over the limit: refuse it (default), or drop its start or its end. A prompt stays whole."
+        ),
     ] = None
     truncate_prompt_tokens: Annotated[
         Annotated[int, Meta(ge=-1, extra_json_schema={"not": {"const": 0}})] | None,

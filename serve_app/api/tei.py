@@ -36,7 +36,10 @@ _Truncate = Annotated[
 _Direction = Annotated[
     Direction | None, Meta(description="The end that `truncate` cuts: the right one (default) or the left one.")
 ]
-_PromptName = Annotated[str | None, Meta(description="One of the model's prompts by name; it precedes every text.")]
+_PromptName = Annotated[
+    str | None,
+    Meta(description="One of the model's prompts by name, to precede every text; `GET /v1/models` lists them."),
+]
 _Instruction = Annotated[
     Instruction | None,
     Meta(description="The task in a sentence, for queries: `Instruct: …\\nQuery:` precedes every text. TEI lacks it."),

@@ -33,10 +33,14 @@ class TeiTokenizeRequest(Struct, forbid_unknown_fields=True):
         bool | None, Meta(description="Whether to end with `<|endoftext|>`, as vectors need it (default: yes).")
     ] = None
     prompt_name: Annotated[
-        str | None, Meta(description="One of the model's prompts by name; it precedes every text.")
+        str | None,
+        Meta(description="One of the model's prompts by name, to precede every text; `GET /v1/models` lists them."),
     ] = None
     instruction: Annotated[
-        Instruction | None, Meta(description="The task in a sentence, for queries. TEI lacks it.")
+        Instruction | None,
+        Meta(
+            description="The task in a sentence, for queries: `Instruct: …\\nQuery:` precedes every text. TEI lacks it."
+        ),
     ] = None
 
 

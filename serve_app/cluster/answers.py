@@ -13,6 +13,7 @@ from hashlib import blake2b
 import numpy as np
 
 from serve_app.cluster.ports import Backlog, Source
+from serve_app.cluster.tenants import number_of
 from serve_app.cluster.ticket import Embedded, EmbeddedTokens
 from serve_app.cluster.vector_cache import VectorCache
 from serve_app.errors import CrashingInputError, DeadlineExceededError
@@ -47,7 +48,7 @@ class Answers:
     deadline, and what fails with the request that sent it is sent again. With memory, `resize`, vectors are kept too. Inputs are told
     apart by a keyed digest of `model`, tenant and token ids: neither their texts nor their ids are kept. `on_kept` is told how
     many inputs were looked for among what is kept, and how many were there; `on_spared` how many tokens needn't be sent.
-    `share` can be set at any time. `clock` gives monotonic seconds. For one event loop.
+    With `share_between_keys` all tenants are one. Both can be set at any time. `clock` gives monotonic seconds. For one event loop.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class Answers:
         model: str,
         hidden_size: int,
         share: bool = True,
+        share_between_keys: bool = False,
         on_kept: Callable[[int, int], None] = lambda asked, found: None,
         on_spared: Callable[[int], None] = lambda tokens: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.share = share
+        self.share_between_keys = share_between_keys
         self._source = source
         self._hidden_size = hidden_size
         self._on_kept = on_kept
@@ -97,12 +100,14 @@ class Answers:
         tenant: str = "",
     ) -> Embedded:
         """As `Dispatcher.embed`; what took no time here has taken none. Nothing is shared between tenants."""
+        tenant = "" if self.share_between_keys else tenant
+        number = number_of(tenant)
         if not (self.share or self._keeps):
-            return await self._source.embed(token_ids, priority=priority, deadline=deadline)
+            return await self._source.embed(token_ids, priority=priority, deadline=deadline, tenant=number)
         keys = self._keys(token_ids, tenant)
         found, vectors = self._kept(keys)
         if not found and self._sent.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
-            return await self._send(keys, token_ids, priority, deadline)  # there is nothing to share, as a rule
+            return await self._send(keys, token_ids, priority, deadline, number)  # there is nothing to share, as a rule
         asked = self._clock()
         rows: dict[bytes, list[int]] = {}
         for row, key in enumerate(keys):
@@ -122,7 +127,7 @@ class Answers:
             if own:
                 inputs = [token_ids[rows[key][0]] for key in own]
                 try:
-                    embedded = await self._send(own, inputs, priority, deadline)
+                    embedded = await self._send(own, inputs, priority, deadline, number)
                 except CrashingInputError as error:
                     raise CrashingInputError(rows[own[error.row]][0]) from error
                 spared -= sum(map(len, inputs))
@@ -177,13 +182,15 @@ class Answers:
         return found
 
     async def _send(
-        self, keys: Sequence[bytes], token_ids: Sequence[TokenIds], priority: Priority, deadline: float
+        self, keys: Sequence[bytes], token_ids: Sequence[TokenIds], priority: Priority, deadline: float, tenant: int
     ) -> Embedded:
         sent = _Sent(sum(map(len, token_ids)), priority)
         for row, key in enumerate(keys):
             self._sent[key] = sent, row
         try:
-            answer = sent.answer = await self._source.embed(token_ids, priority=priority, deadline=deadline)
+            answer = sent.answer = await self._source.embed(
+                token_ids, priority=priority, deadline=deadline, tenant=tenant
+            )
         except CrashingInputError:
             sent.crashed = len(keys) == 1
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class ChunkServer:
             priorities=envelope.priority.tolist(),
             deadlines=(time.monotonic() + envelope.time_left.astype(np.float64)).tolist(),
             outputs=envelope.output.tolist(),
+            tenants=repeat(0) if envelope.tenants is None else envelope.tenants.tolist(),
         )
         return ChunkReply(
             self._status(envelope.gateway),

@@ -139,8 +139,9 @@ class Dispatcher:
         *,
         priority: Priority = Priority.INTERACTIVE,
         deadline: float = math.inf,
+        tenant: int = 0,
     ) -> Embedded:
-        """The vectors of one request's inputs, or the error of the first input that failed.
+        """The vectors of one request's inputs, or the error of the first input that failed. `tenant` as in the envelope.
 
         Raises `DeadlineExceededError` at the deadline, `CrashingInputError` if replica after replica died of an input,
         `UnavailableError` if the dispatcher is closed, and whatever error a replica gave an input. Cancelling the call gives up
@@ -148,7 +149,7 @@ class Dispatcher:
         """
         if self._closed:
             raise UnavailableError("The gateway is shutting down.")
-        request = self._requests.open(token_ids, priority, deadline)
+        request = self._requests.open(token_ids, priority, deadline, tenant=tenant)
         answer = request.answer
         await self._end(request)
         return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -34,7 +34,7 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
 
     Raises `CheckpointError` if the model can't be served, `EngineError` if the device can't do what the settings ask for.
     """
-    logger = configure_logging()
+    logger = configure_logging(settings.log.format)
     device = "cuda" if num_gpus else "cpu"
     logger.info("Loading %s on %s", settings.model, device)
     folder = resolve(settings.model, settings.revision)
@@ -128,20 +128,20 @@ def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> C
     )
 
 
-def encode_batch(engine: Engine, token_ids: list[TokenIds]) -> EncodedBatch:
+def encode_batch(engine: Engine, token_ids: list[TokenIds], tenants: Sequence[int] = (), /) -> EncodedBatch:
     """One batch through the engine; an input that it refuses, or whose vector isn't finite, fails alone."""
-    return launch_batch(engine, token_ids)()
+    return launch_batch(engine, token_ids, tenants)()
 
 
-def launch_batch(engine: Engine, token_ids: list[TokenIds]) -> Pending:
+def launch_batch(engine: Engine, token_ids: list[TokenIds], tenants: Sequence[int] = (), /) -> Pending:
     """Start what `encode_batch` does; what is returned waits for it."""
     try:
-        launched = engine.launch(token_ids)
+        launched = engine.launch(token_ids, tenants)
     except EngineError as error:
         if len(token_ids) == 1:
             alone = EncodedBatch(np.zeros((1, engine.hidden_size), np.float32), {0: error})
             return lambda: alone
-        each = [launch_batch(engine, [ids]) for ids in token_ids]
+        each = [launch_batch(engine, [ids], tenants[row : row + 1]) for row, ids in enumerate(token_ids)]
         return lambda: _joined([one() for one in each])
 
     def arrived() -> EncodedBatch:

@@ -34,11 +34,15 @@ PERFORMANCE = {
 }
 
 
+SLOW_CLIENTS = "timeout http-request 60s"
+"""HAProxy's bound for a request's head, and for its body up to the buffer's size: Serve sets none, so that a client could hold one of
+its 4,096 connections with a byte an hour. It answers 408. What comes behind the buffer is the gateway's to bound."""
+
 # A gateway that dies with requests in flight shall cost its clients nothing: embedding is idempotent, so HAProxy sends them to
 # another one. It can as long as nothing was answered and it has the whole request at hand, which needs:
 # - `empty-response` (and `junk-response`, half of a response's headers), where Serve's default retries failed connections only;
-# - the body awaited before the request is passed on (the second line, which ends up in HAProxy's `defaults`). Clients send
-#   headers and body apart, and what wasn't complete when its first byte was passed on is never sent again;
+# - the body awaited before the request is passed on (the second line, which ends up in HAProxy's `defaults`, like the third).
+#   Clients send headers and body apart, and what wasn't complete when its first byte was passed on is never sent again;
 # - a buffer that the request fits in. Larger ones end in HAProxy's own 500, which OpenAI's clients retry. One buffer is held for
 #   each request in flight, and a second one while bytes move: 0.25 MiB, so 256 MiB for 1,000 requests in flight, 1 GiB at
 #   Serve's bound of 4,096 connections per node;
@@ -46,7 +50,9 @@ PERFORMANCE = {
 #   servers it knew; where only dead ones are left, Serve's own proxy is the way out, but it is tried only when those are down,
 #   and after three retries there is none left to try it with.
 RETRIES = {
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response\n    option http-buffer-request",
+    "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join(
+        ("conn-failure empty-response junk-response", "option http-buffer-request", SLOW_CLIENTS)
+    ),
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 * 1024),
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
 }

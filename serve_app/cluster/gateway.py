@@ -25,10 +25,12 @@ from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.ledger import Ledger, store_of
 from serve_app.cluster.live import LiveSettings
 from serve_app.cluster.replicas import ReplicaSet
+from serve_app.cluster.request_log import logging_too
 from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.served import open_model, run_with
 from serve_app.cluster.service import EmbeddingService, Timeouts
 from serve_app.cluster.silence import SilencePolicy
+from serve_app.cluster.start_failures import StartFailures
 from serve_app.cluster.tasks import TaskGroup
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.cluster.transport import HandleTransport
@@ -55,7 +57,7 @@ class Gateway:
     """The Serve ingress deployment. Holds no state worth keeping: any gateway can answer any request."""
 
     def __init__(self, settings: Settings, num_gpus: float, embedder: DeploymentHandle[Any]) -> None:
-        configure_logging()
+        configure_logging(settings.log.format)
         gc.set_threshold(*GC_THRESHOLDS)
         model = open_model(settings)
         config = model.checkpoint.config
@@ -79,6 +81,7 @@ class Gateway:
             replicas,
             lambda: Ping(gateway, model.fingerprint, dispatcher.queued_tokens),
             may_sleep=settings.autoscaling.max_replicas is not None and settings.autoscaling.min_replicas == 0,
+            why_none=StartFailures(context.app_name, "Embedder").reason,
         )
         nodes = Nodes(context.app_name, settings.metrics.directory, settings.metrics.node_port)
         count_in(nodes.own)
@@ -99,6 +102,7 @@ class Gateway:
             model=model.fingerprint,
             hidden_size=config.hidden_size,
             share=settings.batch.share_duplicates,
+            share_between_keys=settings.cache.share_between_keys,
             on_kept=partial(metrics.looked_up, model.served.id),
             on_spared=partial(metrics.spared, model.served.id),
         )
@@ -127,8 +131,9 @@ class Gateway:
             settings.auth.metrics_public,
         )
         self._nodes = nodes
-        self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own)
+        self._ledger = Ledger(store_of(settings.ledger, context.app_name), nodes.own, keys.ledger_failed)
         self._extra_routes = [self._telemetry.route, usage_route(nodes.by_directory, prices, self._ledger)]
+        self._observe = logging_too(self._telemetry.observe, settings.log.requests)
         self._telemetry.start(self._service)
         self._tasks = TaskGroup()
         self._tasks.spawn(self._ledger.keep(nodes.by_directory))
@@ -169,13 +174,14 @@ class Gateway:
         self._admission.bounds, self._admission.chunk_tokens = bounds(settings), rules.chunk_tokens
         self._service.timeouts = timeouts(settings)
         self._answers.share = settings.batch.share_duplicates
+        self._answers.share_between_keys = settings.cache.share_between_keys
         self._answers.resize(settings.cache.max_mb * 2**20)
         # The app reads limits and models when it is built; requests that it has stay with the one they came to.
         self._app = self._built()
 
     def _built(self) -> App:
         gate = self._guarding.gate if self._guarding is not None else None
-        return build_app(self._service, self._extra_routes, self._telemetry.observe, gate)
+        return build_app(self._service, self._extra_routes, self._observe, gate)
 
 
 def dispatch_rules(settings: Settings, num_gpus: float) -> DispatchRules:

@@ -40,7 +40,7 @@ def build(settings: Settings) -> serve.Application:
 
 def application(settings: Settings, embedder: type[Embedder] = Embedder) -> serve.Application:
     """The graph, with another `Embedder` class if one is given: its `load` can put something else in the engine's place."""
-    logger = configure_logging()
+    logger = configure_logging(settings.log.format)
     if absent := environment.missing(os.environ):
         logger.warning(
             "Ray may have been started without %s: the service works, at a fraction of its throughput. "

@@ -90,6 +90,7 @@ def main() -> None:
     binary = haproxy_binary()
     if "-f" in arguments[:-1]:
         bridge = Bridge(Path(arguments[arguments.index("-f") + 1]))
+        keep_private(bridge.config.parent)
         bridge.prepare()
         if (stand_in := bridge.stand_in()) is not None:
             arguments += ["-sf", str(stand_in)]
@@ -98,6 +99,18 @@ def main() -> None:
         bridge.became(os.getpid())
         leave_guard(bridge, binary, os.getpid(), os.getppid())
     os.execv(binary, [binary, *arguments])  # noqa: S606 - what Serve asked for
+
+
+def keep_private(folder: Path) -> None:
+    """Close the folder to other users of the machine. Raises PermissionError if another one could put something else in its place.
+
+    In it is the admin socket, which Serve opens to everybody: whoever reaches that can take servers out, and the listening sockets.
+    """
+    for each in (folder, *folder.resolve().parents):
+        status = each.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            raise PermissionError(f"{each} belongs to another user, who could change what HAProxy does. Remove it.")
+    folder.chmod(0o700)
 
 
 def haproxy_binary() -> str:

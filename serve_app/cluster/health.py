@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Protocol
 
@@ -45,6 +45,7 @@ class ReplicaHealth:
 
     Any reply counts as proof; without a fresh one some replicas are pinged, once for all who ask meanwhile, and the first answer
     wins. Where the pool `may_sleep`, having no replica is well, and nobody is woken by the question. `ping` makes what is asked.
+    `why_none` knows more of why there is no replica.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ReplicaHealth:
         may_sleep: bool = False,
         fresh: float = FRESH_SECONDS,
         patience: float = PATIENCE_SECONDS,
+        why_none: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._transport = transport
         self._replicas = replicas
@@ -63,6 +65,7 @@ class ReplicaHealth:
         self._may_sleep = may_sleep
         self._fresh = fresh
         self._patience = patience
+        self._why_none = why_none
         self._asking: asyncio.Task[str | None] | None = None
 
     async def reason(self) -> str | None:
@@ -70,11 +73,15 @@ class ReplicaHealth:
         if time.monotonic() - self._transport.replied_at < self._fresh:
             return None
         if not self._replicas.listed:
-            return None if self._may_sleep else "there is no replica"
+            return None if self._may_sleep else await self._none()
         if self._asking is None or self._asking.done():
             # In a context of its own, or Serve would cancel it with the request that happened to ask first.
             self._asking = asyncio.create_task(self._ask(), context=Context())
         return await asyncio.shield(self._asking)
+
+    async def _none(self) -> str:
+        why = await self._why_none() if self._why_none is not None else None
+        return f"there is no replica: {why}" if why else "there is no replica"
 
     async def _ask(self) -> str | None:
         # One that is out of the rotation may be back, but only where there is no other.

@@ -42,7 +42,7 @@ class Instance:
 
     def save(self) -> None:
         directory = run_directory(self.port)
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         (directory / "instance.json").write_text(json.dumps(asdict(self)))
 
 

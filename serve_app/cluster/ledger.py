@@ -21,10 +21,17 @@ SAVE_SECONDS = 5.0
 
 
 class Ledger:
-    """Without a `store` it is what the counters say. `own` is where this node counts."""
+    """Without a `store` it is what the counters say. `own` is where this node counts; `on_failed` is told of every time that the store
+    couldn't be read or written."""
 
-    def __init__(self, store: LedgerStore | None = None, own: MetricsDirectory | None = None) -> None:
+    def __init__(
+        self,
+        store: LedgerStore | None = None,
+        own: MetricsDirectory | None = None,
+        on_failed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
+        self._on_failed = on_failed
         self._own = own
         self._stored: dict[str, Source] = {}
         self._complained = False
@@ -62,6 +69,7 @@ class Ledger:
         try:
             await self.save(await counted())
         except Exception as error:
+            self._on_failed()
             logger.warning("The ledger could not be kept: %r", error)
 
     def _load(self, store: LedgerStore) -> None:
@@ -74,6 +82,7 @@ class Ledger:
             await asyncio.to_thread(work, self._store)
             self._complained = False
         except OSError as error:
+            self._on_failed()
             if not self._complained:
                 logger.error("%s", error)
             self._complained = True

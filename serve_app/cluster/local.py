@@ -50,7 +50,7 @@ def serve_here(
 
     `build` makes the application; it is called once Ray runs.
     """
-    log = configure_logging()
+    log = configure_logging(settings.log.format)
     instance = Instance.of_this_process(ports.http, settings.model)
     code = 0
     serving = False

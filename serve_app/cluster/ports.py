@@ -62,17 +62,25 @@ class Source(Protocol):
     def backlog(self) -> Backlog:
         """See `Dispatcher.backlog`."""
 
-    async def embed(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> Embedded:
+    async def embed(
+        self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float, tenant: int = 0
+    ) -> Embedded:
         """See `Dispatcher.embed`."""
 
     async def embed_all(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> EmbeddedTokens:
         """See `Dispatcher.embed_all`."""
 
 
-class TenantSource(Source, Protocol):
-    """A source that keeps callers apart."""
+class TenantSource(Protocol):
+    """A source that knows tenants by their names."""
+
+    def backlog(self) -> Backlog:
+        """See `Dispatcher.backlog`."""
 
     async def embed(
         self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float, tenant: str = ""
     ) -> Embedded:
         """See `Answers.embed`."""
+
+    async def embed_all(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> EmbeddedTokens:
+        """See `Dispatcher.embed_all`."""

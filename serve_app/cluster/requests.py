@@ -43,9 +43,14 @@ class OpenRequests:
         return len(self._open)
 
     def open(
-        self, token_ids: Sequence[TokenIds], priority: Priority, deadline: float, output: Output = Output.POOLED
+        self,
+        token_ids: Sequence[TokenIds],
+        priority: Priority,
+        deadline: float,
+        output: Output = Output.POOLED,
+        tenant: int = 0,
     ) -> Request:
-        """Queue a request's inputs; its future ends with it.
+        """Queue a request's inputs; its future ends with it. `tenant` as in the envelope.
 
         Raises `DeadlineExceededError` if the deadline has passed.
         """
@@ -60,7 +65,7 @@ class OpenRequests:
         kind = int(output)
         for row, ids in enumerate(token_ids):
             # The deadline is the request's, kept on one timer; the queue needn't watch every input.
-            ticket = Ticket(len(ids), priority, float("inf"), now, next(self._ids), row, ids, request, kind)
+            ticket = Ticket(len(ids), priority, float("inf"), now, next(self._ids), row, ids, request, kind, tenant)
             if kind:
                 ticket.cost = self.token_cost * ticket.tokens
             request.tickets.append(ticket)

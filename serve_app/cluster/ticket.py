@@ -48,7 +48,8 @@ class Ticket(QueuedInput):
     """One input of a request, until it is `done`: it has its vector, or nobody waits for it any more.
 
     It waits in the queue, or in `group` to be sent again, and is in flight in `copies`: more than one where a silent replica is
-    being overtaken. `lost_on` names the replicas that died with it, one entry a death. `output` is an `Output`.
+    being overtaken. `lost_on` names the replicas that died with it, one entry a death. `output` is an `Output`, `tenant` as in the
+    envelope.
     """
 
     id: int
@@ -56,6 +57,7 @@ class Ticket(QueuedInput):
     token_ids: TokenIds
     request: Request
     output: int = 0
+    tenant: int = 0
     lost_on: tuple[str, ...] = field(default=(), init=False)
     copies: tuple[Chunk, ...] = field(default=(), init=False)
     group: RetryGroup | None = field(default=None, init=False)
@@ -120,6 +122,7 @@ class Chunk:
         """What goes over the wire, with what this gateway holds back."""
         tickets = self.tickets
         n = len(tickets)
+        tenants = [ticket.tenant for ticket in tickets]
         return Envelope(
             gateway=gateway,
             model=model,
@@ -131,6 +134,7 @@ class Chunk:
             output=np.array([ticket.output for ticket in tickets], np.uint8),
             gateway_queued_tokens=queued_tokens,
             alone=self.alone,
+            tenants=np.array(tenants, np.uint64) if any(tenants) else None,
         )
 
     def check(self, reply: ChunkReply, hidden_size: int) -> None:

@@ -53,7 +53,7 @@ class JobTokenizer:
         Returns without having yielded to the event loop where the job is small.
         """
         if job.texts is None:
-            inputs = await self._from_token_ids(job.token_ids or [])
+            inputs = await self._from_token_ids(job)
         else:
             inputs = await self._from_texts(job)
             if self._tokenizer.vocab_size > self._vocab_size:
@@ -70,10 +70,10 @@ class JobTokenizer:
             return self._tokenizer.encode_batch(texts)
         if job.truncate is Truncate.NONE:
             await self._check_lengths(texts, self._limit(job))
-        return await self._in_parts(texts)
+        return await self._in_parts(texts, self._limit(job), job.truncate)
 
     async def _check_lengths(self, texts: list[str], limit: int) -> None:
-        """Refuse a text that is over the limit whatever its tokens are: tokenizing it takes a thread for seconds."""
+        """Refuse a text that is over the limit whatever its tokens are; a huge word, say, is tokenized in whole or not at all."""
         if (bound := self._tokenizer.bound) is None:
             return
         for index, text in enumerate(texts):
@@ -94,17 +94,35 @@ class JobTokenizer:
                     param="input",
                 )
 
-    async def _in_parts(self, texts: list[str]) -> list[TokenIds]:
+    async def _in_parts(self, texts: list[str], limit: int, side: Truncate) -> list[TokenIds]:
         inputs: list[TokenIds] = []
+        tokens, most = 0, self.limits.max_request_tokens
         for part in parts(texts, PART_CHARACTERS):
-            inputs += await asyncio.to_thread(self._tokenizer.encode_batch, part)
+            if tokens > most:  # before the rest is tokenized too
+                raise TooManyTokensError(
+                    f"Requested at least {tokens} tokens, max {most} tokens per request", param="input"
+                )
+            found = await asyncio.to_thread(self._tokenizer.encode_to_cut, part, limit, side)
+            if side is Truncate.NONE:
+                self._check_huge(part, found, limit, len(inputs) if len(texts) > 1 else None)
+            tokens += sum(min(len(ids), limit) for ids in found)
+            inputs += found
         return inputs
 
-    async def _from_token_ids(self, inputs: list[TokenIds]) -> list[TokenIds]:
+    def _check_huge(self, texts: list[str], found: list[TokenIds], limit: int, first: int | None) -> None:
+        """Refuse what is over the limit and may have been tokenized in part: how many tokens it has in all isn't known. `first` is the
+        index of the first text, None if it is the only one."""
+        for index, (text, ids) in enumerate(zip(texts, found, strict=True)):
+            if len(ids) > limit and len(text) > self._tokenizer.whole_up_to(limit):
+                raise InputTooLongError(len(ids), limit, None if first is None else first + index, at_least=True)
+
+    async def _from_token_ids(self, job: EmbedJob) -> list[TokenIds]:
+        inputs = job.token_ids or []
         if self._foreign == "refuse":
             raise InvalidRequestError("This server takes no token ids: send the text itself.", param="input")
         if self._decode is not None:
-            return await self._in_parts(await asyncio.to_thread(self._decode_foreign, inputs))
+            texts = await asyncio.to_thread(self._decode_foreign, inputs)
+            return await self._in_parts(texts, self._limit(job), job.truncate)
         self._check_vocabulary(
             inputs,
             "Token ids must come from this model's own tokenizer; send the text itself if yours come from another.",
@@ -157,7 +175,8 @@ class JobTokenizer:
         head = self._tokenizer.encode(prompt)[:-1] if prompt else np.empty(0, np.int32)
         if prompt and len(head) + 2 > limit:
             raise InvalidRequestError(
-                f"The prompt takes {len(head)} of the {limit} tokens that an input may have, which leaves none for the text.",
+                f"The prompt takes {len(head)} of the {limit} tokens that an input may have, which leaves none for the text. "
+                "Send a shorter instruction, or allow more tokens.",
                 param="input",
             )
         if side is Truncate.START:

@@ -1,7 +1,7 @@
 """One settings tree: every default is stated here, once."""
 
 from serve_app.config.access import AuthSettings, LedgerSettings
-from serve_app.config.operating import AutoscalingSettings, CostSettings, MetricsSettings
+from serve_app.config.operating import AutoscalingSettings, CostSettings, LogSettings, MetricsSettings
 from serve_app.config.serving import AdmissionSettings, BatchSettings, CacheSettings, DispatchSettings, LimitSettings
 from serve_app.config.settings import EMBEDDER_LIVE, GATEWAY_LIVE, Settings, default_tokens
 
@@ -17,6 +17,7 @@ __all__ = [
     "DispatchSettings",
     "LedgerSettings",
     "LimitSettings",
+    "LogSettings",
     "MetricsSettings",
     "Settings",
     "default_tokens",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from serve_app.config.section import Section
@@ -20,6 +22,17 @@ class AutoscalingSettings(Section):
     upscale_delay_seconds: float = Field(2.0, ge=0, description="how long more replicas must have been wanted")
     downscale_delay_seconds: float = Field(300.0, ge=0, description="how long fewer replicas must have been enough")
     downscale_to_zero_delay_seconds: float = Field(600.0, ge=0, description="how long none must have been needed")
+
+
+class LogSettings(Section):
+    """What the processes say on standard output."""
+
+    format: Literal["text", "json"] = Field("text", description="json: one object a line")
+    requests: Literal["none", "failed", "all"] = Field(
+        "none",
+        description="a line for each request with id, name of the key, sizes and times, never a text: for none, for all, or for those "
+        "answered with 400 or more",
+    )
 
 
 class MetricsSettings(Section):

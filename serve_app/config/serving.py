@@ -88,8 +88,13 @@ class AdmissionSettings(Section):
 
 
 class CacheSettings(Section):
-    """Vectors that are kept, to answer inputs that were answered before without computing them again."""
+    """Vectors that are kept, to answer inputs that were answered before without computing them again; and for whom."""
 
     max_mb: int = Field(
         0, ge=0, description="memory of each gateway for them, the least recently used going first; 0: none are kept"
+    )
+    share_between_keys: bool = Field(
+        False,
+        description="kept vectors, equal inputs and prefixes of one API key also serve the others, which can then tell from the time "
+        "that an answer takes whether somebody else has sent the same",
     )

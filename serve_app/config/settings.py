@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve_app.config.access import AuthSettings, LedgerSettings
-from serve_app.config.operating import AutoscalingSettings, CostSettings, MetricsSettings
+from serve_app.config.operating import AutoscalingSettings, CostSettings, LogSettings, MetricsSettings
 from serve_app.config.section import Section
 from serve_app.config.serving import AdmissionSettings, BatchSettings, CacheSettings, DispatchSettings, LimitSettings
 from serve_app.types import DEMO_MODEL_ID
@@ -125,6 +125,7 @@ class Settings(Section):
     cost: CostSettings = CostSettings()
     auth: AuthSettings = AuthSettings()
     ledger: LedgerSettings = LedgerSettings()
+    log: LogSettings = LogSettings()
 
     access_log: bool = Field(False, description="Serve's own line per request; costs throughput")
 

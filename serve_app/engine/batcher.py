@@ -2,7 +2,7 @@
 input.
 
 Batching is natural: a batch is formed when the engine is free, of whatever waits at that moment; there is
-no timer. `InputQueue` decides what goes first; inputs with the same token ids as one that goes are answered with
+no timer. `InputQueue` decides what goes first; inputs of the same tenant with the same token ids as one that goes are answered with
 it, wherever they wait, and those that come while it is computed too. Everything but `run` happens on the event loop.
 """
 
@@ -19,9 +19,10 @@ from itertools import repeat
 from serve_app.engine.batch import Batch, EncodedBatch, Pending
 from serve_app.engine.pipeline import Pipeline, attempted
 from serve_app.engine.queue import InputQueue, QueuePolicy
+from serve_app.engine.run import Cost, Run, RunTokens, all_tokens
 from serve_app.engine.running import RunningBatches
 from serve_app.engine.submission import Encoded, Input, InputCancelledError, OpenSubmissions, Submission
-from serve_app.engine.token_vectors import Run, no_token_vectors, run_both
+from serve_app.engine.token_vectors import no_token_vectors, run_both
 from serve_app.engine.waiting import WaitingInputs
 from serve_app.errors import DeadlineExceededError, EngineDeadError, EngineError
 from serve_app.types import Output, Priority, TokenIds
@@ -34,11 +35,12 @@ logger = logging.getLogger(__name__)
 class Batcher:
     """Runs `run` over batches of at most `max_batch_tokens` tokens and `max_batch_inputs` inputs.
 
-    `run` takes a list of int32 token arrays, blocks, and is called on one dedicated thread. An exception from it fails its batch's
-    inputs with `EngineError`; `EngineDeadError`, or anything that is no `Exception`, means that the engine is gone. `clock` gives
-    monotonic seconds, the unit of all deadlines. With `share_duplicates` equal inputs that wait or run are computed once; what one
-    of them gets, vector or error, all get. `depth` batches at most are handed over at once. Above 1, `run` may only launch a batch
-    and return what waits for it, which another thread calls: so one is launched while another runs, if enough waits to fill it.
+    `run` takes a list of int32 token arrays, and their tenants if any has one (see `Run`), blocks, and is called on one dedicated
+    thread. An exception from it fails its batch's inputs with `EngineError`; `EngineDeadError`, or anything that is no `Exception`,
+    means that the engine is gone. `clock` gives monotonic seconds, the unit of all deadlines. With `share_duplicates` equal inputs of
+    a tenant that wait or run are computed once; what one of them gets, vector or error, all get. `depth` batches at most are handed
+    over at once. Above 1, `run` may only launch a batch and return what waits for it, which another thread calls: so one is launched
+    while another runs, if enough waits to fill it.
     `max_batch_tokens`, `max_batch_inputs`, `share_duplicates` and `queue.policy` may be set at any time. `on_batch` is called with
     every batch that was computed, and the rows of it that failed, before anybody gets an answer from it: it must be quick and must
     not raise. `cost` counts what an input takes of `max_batch_tokens` when it is submitted; everything else counts all of its tokens.
@@ -54,9 +56,9 @@ class Batcher:
         max_batch_inputs: int,
         policy: QueuePolicy | None = None,
         depth: int = 1,
-        cost: Callable[[TokenIds], int] = len,
+        cost: Cost = all_tokens,
         share_duplicates: bool = False,
-        run_tokens: Run = no_token_vectors,
+        run_tokens: RunTokens = no_token_vectors,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
@@ -125,13 +127,14 @@ class Batcher:
         priorities: Iterable[int] = repeat(Priority.INTERACTIVE),
         deadlines: Iterable[float] = repeat(math.inf),
         outputs: Iterable[int] = repeat(Output.POOLED),
+        tenants: Iterable[int] = repeat(0),
     ) -> asyncio.Future[Encoded]:
         """Queue inputs; the future resolves when each has its vector or its error. `ids` name them for
         `cancel`.
 
         The future raises nothing; cancelling it cancels the inputs. Raises `EngineDeadError` if the engine
-        is gone or the batcher closed, and ValueError if there are fewer ids, priorities, deadlines or
-        outputs than inputs.
+        is gone or the batcher closed, and ValueError if there are fewer ids, priorities, deadlines, outputs or
+        tenants than inputs.
         """
         if self._closing or not self.healthy:
             raise EngineDeadError("the replica is shutting down" if self._closing else "the engine is gone")
@@ -140,20 +143,20 @@ class Batcher:
         submission = Submission(len(token_ids), self._hidden_size, gateway, future, self._open.remove)
         now = self._clock()
         submission.inputs = [
-            Input(len(tokens), priority, deadline, now, tokens, id_, row, submission, output)
-            for row, (tokens, id_, priority, deadline, output) in enumerate(
-                zip(token_ids, ids, priorities, deadlines, outputs)  # noqa: B905
+            Input(len(tokens), priority, deadline, now, tokens, id_, row, submission, output, tenant)
+            for row, (tokens, id_, priority, deadline, output, tenant) in enumerate(
+                zip(token_ids, ids, priorities, deadlines, outputs, tenants)  # noqa: B905
             )
         ]
         if len(submission.inputs) != len(token_ids):
-            raise ValueError("an id, a priority, a deadline and an output for every input")
+            raise ValueError("an id, a priority, a deadline, an output and a tenant for every input")
         self._open.add(submission)
         future.add_done_callback(partial(self._abandoned, submission))
         for item in submission.inputs:
             if self.share_duplicates and not item.output:
-                item.key = item.token_ids.tobytes()
+                item.share()
             if not self._running.join(item):
-                item.cost = item.tokens if item.output else self._cost(item.token_ids)
+                item.cost = item.tokens if item.output else self._cost(item.token_ids, item.tenant)
                 self._waiting.add(item)
         if submission.inputs:
             self._schedule_start()
@@ -202,11 +205,12 @@ class Batcher:
         """The part of the engine's first thread; what is left to do."""
         batch.started = self._clock()
         inputs = [item.token_ids for item in batch.inputs]
+        tenants = [item.tenant for item in batch.inputs]
+        run = partial(self._run, inputs, tenants) if any(tenants) else partial(self._run, inputs)
         wanting = [row for row, item in enumerate(batch.inputs) if item.output]
         if wanting:
-            launched = attempted(partial(run_both, self._run, self._run_tokens, inputs, wanting))
-        else:
-            launched = attempted(partial(self._run, inputs))
+            run = partial(run_both, self._run, self._run_tokens, inputs, tenants, wanting)
+        launched = attempted(run)
         if callable(launched):
             return partial(self._collect, batch, launched)
         self._running.end(batch)

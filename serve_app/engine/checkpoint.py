@@ -26,11 +26,13 @@ _DESCRIPTION_FILES = [
     "config_sentence_transformers.json",
     "modules.json",
     "*_Pooling/config.json",
+    "adapter_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
 ]
 _WEIGHT_FILES = ["model*.safetensors", "model.safetensors.index.json"]
 _MODULES = {"Transformer", "Pooling", "Normalize"}
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 def resolve(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -80,19 +82,31 @@ class Checkpoint:
 
         Raises `CheckpointError` saying which file and field can't be served, and what was found there.
         """
+        refuse_adapter(path)
         fields = _read_object(path / "config.json")
         if fields is None:
             raise CheckpointError(f"{path}: config.json is missing, this isn't a model folder")
         config = parse_config(fields, str(path / "config.json"))
-        _check_modules(path)
+        check_modules(path)
         name, revision = _identity(path)
         prompts = (_read_object(path / "config_sentence_transformers.json") or {}).get("prompts") or {}
         demo = fields.get(DEMO_MARKER) is True
         return cls(path, config, name, revision, {k: v or "" for k, v in prompts.items()}, demo)
 
 
-def _check_modules(path: Path) -> None:
-    """Refuse a sentence-transformers pipeline that does anything but last-token pooling and normalising."""
+def refuse_adapter(path: Path) -> None:
+    """Raise `CheckpointError` if there is a LoRA adapter in the folder: it would be ignored, and the base model served in its name."""
+    found = [name for name in _ADAPTER_FILES if (path / name).exists()]
+    if found:
+        raise CheckpointError(
+            f"{path}: {' and '.join(found)} say that this is an adapter for a model, which isn't applied here, and serving the base "
+            "model in its name would give wrong vectors. Merge it into the weights (peft's `merge_and_unload`, then "
+            "`save_pretrained` into a new folder) and serve that."
+        )
+
+
+def check_modules(path: Path) -> None:
+    """Raise `CheckpointError` for a sentence-transformers pipeline that does anything but last-token pooling and normalising."""
     modules = _read_json(path / "modules.json")
     pooling = "1_Pooling"
     for module in modules if isinstance(modules, list) else ():

@@ -18,14 +18,9 @@ from tokenizers import (
 )
 
 from serve_app.engine.demo_text import DEMO_TEXT
+from serve_app.engine.token_boundary import QWEN_SPLIT
 from serve_app.errors import CheckpointError
 
-# How Qwen2 and Qwen3 cut text before BPE: contractions, words, single digits, punctuation, line ends, other
-# space.
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _SPECIAL = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
     *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
@@ -50,7 +45,7 @@ def demo_tokenizer(vocab_size: int, *, end_of_text: bool = True) -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated", invert=False),
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

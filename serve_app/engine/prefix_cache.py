@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from serve_app.engine.prefix_finder import PrefixFinder, head_of
+from serve_app.engine.prefix_finder import PrefixFinders, head_of
 from serve_app.engine.shared_prefix import SharedPrefix
+from serve_app.engine.submission import ShareKey
 from serve_app.types import TokenIds
 
 # Keys and values of shared prefixes are laid out anew for every input: for so many times the tokens computed at most.
@@ -24,16 +26,17 @@ def cost(tokens: int, reused: int) -> int:
 class PrefixCache:
     """The prefixes most recently used, in `capacity` bytes; 0 keeps none. Threads may share it.
 
-    `compute` gives the state of a prefix (int64 `[tokens]`), `token_bytes` for each of its tokens.
+    `compute` gives the state of a prefix (int64 `[tokens]`), `token_bytes` for each of its tokens. Tenants, as in the envelope, have
+    prefixes of their own, all in the same memory; without any there is one, 0.
     """
 
     def __init__(self, compute: Callable[[TokenIds], SharedPrefix], token_bytes: int, capacity: int) -> None:
         self._compute = compute
         self._token_bytes = token_bytes
         self.capacity = capacity
-        self._kept: OrderedDict[bytes, SharedPrefix] = OrderedDict()
-        self._lengths: tuple[int, ...] = ()
-        self._finder = PrefixFinder()
+        self._kept: OrderedDict[ShareKey, SharedPrefix] = OrderedDict()
+        self._lengths: dict[int, tuple[int, ...]] = {}  # of each tenant's prefixes, the longest first
+        self._finders = PrefixFinders()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -50,11 +53,13 @@ class PrefixCache:
             self.capacity = capacity
             self._evict()
 
-    def cost(self, ids: TokenIds) -> int:
+    def cost(self, ids: TokenIds, tenant: int = 0) -> int:
         """See `cost`, as of now. Waits for nobody, even while a prefix is computed."""
-        return cost(len(ids), self._longest(self._candidate(ids)))
+        return cost(len(ids), self._longest(tenant, self._candidate(tenant, ids)))
 
-    def share(self, token_ids: Sequence[TokenIds]) -> tuple[list[SharedPrefix | None], list[int]]:
+    def share(
+        self, token_ids: Sequence[TokenIds], tenants: Sequence[int] = ()
+    ) -> tuple[list[SharedPrefix | None], list[int]]:
         """For each input the longest kept prefix that it goes on from, or None, and how many of its tokens needn't be computed.
 
         Prefixes worth keeping by now are computed first; what that takes is the first such input's: it counts as having
@@ -62,16 +67,17 @@ class PrefixCache:
         """
         if not self.capacity:
             return [None] * len(token_ids), [0] * len(token_ids)
+        inputs = list(zip(tenants or [0] * len(token_ids), token_ids, strict=True))
         with self._lock:
-            fresh = self._find(token_ids)
+            fresh = self._find(inputs)
             shared: list[SharedPrefix | None] = []
             reused = []
-            for ids in token_ids:
-                head = self._candidate(ids)
-                tokens = self._longest(head)
+            for tenant, ids in inputs:
+                head = self._candidate(tenant, ids)
+                tokens = self._longest(tenant, head)
                 prefix = None
                 if tokens:
-                    key = head[: 4 * tokens]
+                    key = tenant, head[: 4 * tokens]
                     prefix = self._kept[key]
                     self._kept.move_to_end(key)
                     if key in fresh:
@@ -81,30 +87,37 @@ class PrefixCache:
                 reused.append(tokens)
             return shared, reused
 
-    def _find(self, token_ids: Sequence[TokenIds]) -> set[bytes]:
+    def _find(self, inputs: Sequence[tuple[int, TokenIds]]) -> set[ShareKey]:
         """Compute what is worth it, if an input that is here uses it; the keys of that."""
-        for ids in token_ids:
-            self._finder.see(ids)
         fresh = set()
-        for key in self._finder.found(self._longest):
-            tokens = len(key) // 4
-            heads = [head_of(ids, len(ids) - 1) for ids in token_ids if len(ids) > tokens]
-            used = any(head.startswith(key) and self._longest(head) < tokens for head in heads)
-            if used and tokens * self._token_bytes <= self.capacity:
-                self._kept[key] = self._compute(np.frombuffer(key, ">i4").astype(np.int64))
-                self._evict()
-                fresh.add(key)
+        for tenant in dict.fromkeys([tenant for tenant, _ in inputs]):
+            own = [ids for whose, ids in inputs if whose == tenant]
+            finder = self._finders.of(tenant)
+            for ids in own:
+                finder.see(ids)
+            for found in finder.found(partial(self._longest, tenant)):
+                tokens = len(found) // 4
+                heads = [head_of(ids, len(ids) - 1) for ids in own if len(ids) > tokens]
+                used = any(head.startswith(found) and self._longest(tenant, head) < tokens for head in heads)
+                if used and tokens * self._token_bytes <= self.capacity:
+                    self._kept[tenant, found] = self._compute(np.frombuffer(found, ">i4").astype(np.int64))
+                    self._evict()
+                    fresh.add((tenant, found))
         return fresh & self._kept.keys()
 
-    def _candidate(self, ids: TokenIds) -> bytes:
-        """As much of an input as the longest kept prefix may be; its last token is left to compute."""
-        return head_of(ids, min(len(ids) - 1, max(self._lengths, default=0)))
+    def _candidate(self, tenant: int, ids: TokenIds) -> bytes:
+        """As much of an input as the tenant's longest kept prefix may be; its last token is left to compute."""
+        return head_of(ids, min(len(ids) - 1, max(self._lengths.get(tenant, ()), default=0)))
 
-    def _longest(self, head: bytes) -> int:
-        """Tokens of the longest kept prefix that `head` begins with, or is."""
-        return next((n for n in self._lengths if 4 * n <= len(head) and head[: 4 * n] in self._kept), 0)
+    def _longest(self, tenant: int, head: bytes) -> int:
+        """Tokens of the tenant's longest kept prefix that `head` begins with, or is."""
+        lengths = self._lengths.get(tenant, ())
+        return next((n for n in lengths if 4 * n <= len(head) and (tenant, head[: 4 * n]) in self._kept), 0)
 
     def _evict(self) -> None:
         while self._kept and self.nbytes > self.capacity:
             self._kept.popitem(last=False)
-        self._lengths = tuple(sorted({len(key) // 4 for key in self._kept}, reverse=True))
+        lengths: dict[int, set[int]] = {}
+        for tenant, head in self._kept:
+            lengths.setdefault(tenant, set()).add(len(head) // 4)
+        self._lengths = {tenant: tuple(sorted(found, reverse=True)) for tenant, found in lengths.items()}

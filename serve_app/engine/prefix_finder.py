@@ -25,10 +25,31 @@ WORTH_TOKENS = 8
 LONGEST = 512
 _WINDOW = 256
 
+MOST_TENANTS = 64
+"""Each takes up to half a megabyte of the host's memory."""
+
 
 def head_of(ids: TokenIds, tokens: int) -> bytes:
     """The first `tokens` ids, four bytes each. Big-endian: as bytes they sort as the ids do."""
     return ids[:tokens].astype(">i4").tobytes()
+
+
+class PrefixFinders:
+    """A finder for each tenant, of those seen last: what one sends tells nothing about what another sends."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[int, PrefixFinder] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def of(self, tenant: int) -> PrefixFinder:
+        """The tenant's own."""
+        finder = self._of.setdefault(tenant, PrefixFinder())
+        self._of.move_to_end(tenant)
+        if len(self._of) > MOST_TENANTS:
+            self._of.popitem(last=False)
+        return finder
 
 
 class PrefixFinder:

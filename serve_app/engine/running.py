@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from serve_app.engine.batch import Batch
 from serve_app.engine.rate import TokenRate
-from serve_app.engine.submission import Input
+from serve_app.engine.submission import Input, ShareKey
 
 
 class RunningBatches:
@@ -17,7 +17,7 @@ class RunningBatches:
         self.rate = TokenRate()
         self._clock = clock
         self._batches: set[Batch] = set()
-        self._rows: dict[bytes, tuple[Batch, int]] = {}  # where the input with that key is
+        self._rows: dict[ShareKey, tuple[Batch, int]] = {}  # where the input with that key is
         self._busy_seconds = 0.0
         self._ended = 0.0
 

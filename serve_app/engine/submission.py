@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ import numpy.typing as npt
 from serve_app.engine.lane import QueuedInput
 from serve_app.errors import EmbedserveError
 from serve_app.types import TokenIds, Vectors
+
+ShareKey: TypeAlias = tuple[int, bytes]
+"""A tenant and token ids."""
 
 
 class InputCancelledError(EmbedserveError):
@@ -37,15 +41,20 @@ class Encoded:
 @dataclass(slots=True, eq=False)
 class Input(QueuedInput):
     """One input of a submission; `answered` once its row holds a vector or an error. Inputs with the same `key` share their answer;
-    one without shares with nobody. `output` is an `Output`."""
+    one without shares with nobody. `output` is an `Output`; `tenant` as in the envelope."""
 
     token_ids: TokenIds
     id: int
     row: int
     submission: Submission
     output: int = 0
+    tenant: int = 0
     answered: bool = field(default=False, init=False)
-    key: bytes | None = field(default=None, init=False)
+    key: ShareKey | None = field(default=None, init=False)
+
+    def share(self) -> None:
+        """From now on it shares its answer with inputs of its tenant that have the same token ids."""
+        self.key = self.tenant, self.token_ids.tobytes()
 
 
 class Submission:

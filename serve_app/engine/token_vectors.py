@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import numpy as np
 
 from serve_app.engine.batch import EncodedBatch, Pending
+from serve_app.engine.run import Run, RunTokens
 from serve_app.errors import EngineError, InputOverMemoryError, NonFiniteError
 from serve_app.types import TokenIds, Vectors
-
-Run: TypeAlias = Callable[[list[TokenIds]], EncodedBatch | Pending]
 
 
 def no_token_vectors(token_ids: list[TokenIds]) -> EncodedBatch:
@@ -75,13 +73,18 @@ class TokenVectorEncoder:
         return InputOverMemoryError(sum(map(len, token_ids)))
 
 
-def run_both(run: Run, run_tokens: Run, inputs: list[TokenIds], wanting: Sequence[int]) -> EncodedBatch | Pending:
+def run_both(
+    run: Run, run_tokens: RunTokens, inputs: list[TokenIds], tenants: Sequence[int], wanting: Sequence[int]
+) -> EncodedBatch | Pending:
     """`inputs` by `run`, but for the rows `wanting` (ascending), which go by `run_tokens`; one batch, in the order of `inputs`."""
     chosen = set(wanting)
     pooled = [row for row in range(len(inputs)) if row not in chosen]
-    parts = [
-        (rows, go([inputs[row] for row in rows])) for rows, go in ((pooled, run), (list(wanting), run_tokens)) if rows
-    ]
+    parts: list[tuple[list[int], EncodedBatch | Pending]] = []
+    if pooled:
+        own = [tenants[row] for row in pooled]
+        part = [inputs[row] for row in pooled]
+        parts.append((pooled, run(part, own) if any(own) else run(part)))
+    parts.append((list(wanting), run_tokens([inputs[row] for row in wanting])))
 
     def arrived() -> EncodedBatch:
         return _merged(len(inputs), [(rows, part() if callable(part) else part) for rows, part in parts])

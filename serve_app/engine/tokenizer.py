@@ -12,10 +12,18 @@ import numpy as np
 import tokenizers
 
 from serve_app.engine.token_bound import token_bound
+from serve_app.engine.token_boundary import token_boundary
 from serve_app.errors import CheckpointError
 from serve_app.types import TokenIds, Tokenized, Truncate
 
 END_OF_TEXT = "<|endoftext|>"
+
+# Prose has 1.5 to 5 characters to a token: most texts have more tokens than wanted in so many characters for each of them.
+CHARACTERS_FOR_A_TOKEN = 8
+LEAST_CHARACTERS = 1024
+
+# How far a place is looked for at which a text can be taken apart. Longer words are hardly ever words, and looking holds the GIL.
+LONGEST_WORD = 4096
 
 
 class Tokenizer:
@@ -27,7 +35,7 @@ class Tokenizer:
 
     Attributes: `end_of_text_id`, the id every encoded text ends with; `vocab_size`, one more than the
     largest id, added tokens included (larger than the model's `vocab_size` in some published checkpoints); `bound`, how few tokens a
-    text can have, None if that can't be told.
+    text can have, None if that can't be told; `boundary`, where texts can be taken apart, None if that isn't known.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -48,6 +56,7 @@ class Tokenizer:
         self.end_of_text_id: int = end_of_text_id
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
         self.bound = token_bound(tokenizer)
+        self.boundary = token_boundary(tokenizer)
 
     @classmethod
     def read(cls, path: Path) -> Tokenizer:
@@ -70,6 +79,32 @@ class Tokenizer:
         """Token ids of each text, int32 `[tokens]`, each ending with `<|endoftext|>`."""
         # The single-text call of the library keeps the GIL, so every call takes this way.
         return [np.array(encoding.ids, dtype=np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def encode_to_cut(self, texts: Sequence[str], limit: int, side: Truncate) -> list[TokenIds]:
+        """Token ids of texts that will be cut to `limit` tokens at most, or refused, int32 `[tokens]` each.
+
+        `cut` makes the same of them as of `encode_batch(texts)`, and they are over the limit if and only if those are. Only as much
+        of a huge text is tokenized as that takes, from the end that is kept (the start where nothing may be cut, `Truncate.NONE`); all
+        of it where there is no `boundary`, as in a single word of a million characters.
+        """
+        size = self.whole_up_to(limit)
+        rest = iter(self.encode_batch([text for text in texts if len(text) <= size]))
+        return [next(rest) if len(text) <= size else self._enough(text, size, limit, side) for text in texts]
+
+    def whole_up_to(self, limit: int) -> int:
+        """The length in characters up to which `encode_to_cut` tokenizes texts as they are."""
+        return max(LEAST_CHARACTERS, limit * CHARACTERS_FOR_A_TOKEN)
+
+    def _enough(self, text: str, size: int, limit: int, side: Truncate) -> TokenIds:
+        while self.boundary is not None and size < len(text):
+            near = len(text) - size if side is Truncate.START else size
+            place = self.boundary.search(text, near, near + LONGEST_WORD)
+            if place is not None:
+                ids = self.encode(text[place.start() :] if side is Truncate.START else text[: place.start()])
+                if len(ids) > limit:
+                    return ids
+            size *= 2
+        return self.encode(text)
 
     def encode_with_places(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[tokenizers.Encoding]:
         """The library's encoding of each text, which knows where in it each token is; for `describe`. Without

@@ -1,15 +1,15 @@
-"""Inputs with the same token ids that wait at the same time: one of them is computed, for all."""
+"""Inputs of one tenant with the same token ids that wait at the same time: one of them is computed, for all."""
 
 from __future__ import annotations
 
-from serve_app.engine.submission import Input
+from serve_app.engine.submission import Input, ShareKey
 
 
 class Twins:
     """The inputs that wait and may share their answer, by their keys. One without a key is by itself."""
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, dict[Input, None]] = {}  # of each in the order of arrival
+        self._waiting: dict[ShareKey, dict[Input, None]] = {}  # of each in the order of arrival
 
     def __len__(self) -> int:
         """Different inputs that wait."""

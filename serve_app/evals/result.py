@@ -6,6 +6,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
+FORMAT = 1
+"""Of the JSON file. Counted up when an older version couldn't read it or would read it wrongly."""
+
 
 class Figure(Struct, frozen=True):
     """One number of a table. `low` and `high` are the ends of its 95 % bootstrap confidence interval, None where there is none.
@@ -120,3 +123,4 @@ class Run(Struct, frozen=True):
     comparisons: list[Comparison] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """`target/suite` → why it wasn't measured."""
+    format: int = FORMAT

@@ -34,12 +34,20 @@ class Known:
 class Backend(Protocol):
     """Gives vectors. Used from as many threads as `concurrency` says, but `open` and `close`."""
 
-    batch: int
-    """Texts a request."""
-    threads: int | None
-    """At most so many requests at once; None: as many as the user says."""
-    kept: bool
-    """Whether a text's vector depends on nothing but the model, the text and what precedes it."""
+    @property
+    def batch(self) -> int:
+        """Texts a request."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """At most so many requests at once; None: as many as the user says."""
+        ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether a text's vector depends on nothing but the model, the text and what precedes it."""
+        ...
 
     def open(self) -> Known:
         """Raises `TargetError`."""

@@ -16,6 +16,7 @@ class KeyMetrics:
         self._tokens = counter("key_prompt_tokens", "Tokens of the same, as billed.", "key", "model")
         self._refusals = counter("key_refusals", "Requests refused for a limit of their API key.", "key", "limit")
         self._alone = counter("limits_without_redis", "Limits decided by one gateway, since Redis was away.")
+        self._unkept = counter("ledger_failures", "Times that the ledger's store couldn't be read or written.")
         self._billed: dict[tuple[str, str], tuple[Counter, Counter, Counter]] = {}
 
     def billed(self, key: str, model: str, inputs: int, tokens: int) -> None:
@@ -35,6 +36,10 @@ class KeyMetrics:
     def refused(self, key: str, limit: str) -> None:
         """A request was refused for its key's `requests`, `tokens` or `concurrent`."""
         self._refusals.labels(key, limit).inc()
+
+    def ledger_failed(self) -> None:
+        """The ledger's store couldn't be reached."""
+        self._unkept.inc()
 
     def decided_alone(self) -> None:
         """Redis wasn't there to be asked."""

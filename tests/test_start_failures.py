@@ -1,0 +1,97 @@
+"""A replica that fails its self-check doesn't start, and the gateway's health says why."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from serve_app.cluster.engine_host import load_batcher
+from serve_app.cluster.health import ReplicaHealth
+from serve_app.cluster.start_failures import StartFailures, reason_in
+from serve_app.config import Settings
+from serve_app.engine import known
+from serve_app.engine.golden import Golden
+from serve_app.errors import SelfCheckError
+from serve_app.types import Ping
+from serve_app.verify.local import recorded
+from tests.checkpoints import checkpoint
+from tests.reference import engine
+
+COMMIT = "c" * 40
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the Hugging Face cache that says it is a known checkpoint's commit, with other weights."""
+    monkeypatch.setattr(known, "FOLDER", tmp_path / "known")
+    known.FOLDER.mkdir()
+    golden = recorded(engine())
+    fields = {name: getattr(golden, name) for name in golden.__slots__}
+    Golden(**{**fields, "model": "acme/Known", "revisions": [COMMIT]}).write(known.FOLDER / "known.json")
+    return Path(shutil.copytree(checkpoint(), tmp_path / "models--acme--Known" / "snapshots" / COMMIT))
+
+
+def serves_message(folder: Path) -> str:
+    """What Serve makes of the exception of a replica with this model: its traceback, behind a sentence of Serve's own."""
+    settings = Settings(model=str(folder), num_cpus=0.1, threads=1, pin_cores=False)
+    with pytest.raises(SelfCheckError):
+        load_batcher(settings, num_gpus=0)
+    try:
+        load_batcher(settings, num_gpus=0)
+    except SelfCheckError:
+        trace = traceback.format_exc()
+    return f"A replica failed to start with exception. Retrying 2 more time(s). Error:\nray::ServeReplica:x\n{trace}"
+
+
+async def test_a_damaged_known_checkpoint_is_never_ready_and_health_says_why(damaged: Path) -> None:
+    """From the replica's constructor to the gateway's answer, but for Serve's hands between them."""
+    message = serves_message(damaged)
+    failures = StartFailures("embedserve", "Embedder", lambda application: {"Embedder": message, "Gateway": ""})
+    nobody = SimpleNamespace(listed=[], available=[])
+    health = ReplicaHealth(SimpleNamespace(replied_at=-1e9), nobody, lambda: Ping("g"), why_none=failures.reason)  # type: ignore[arg-type]
+    reason = await health.reason()
+    assert reason is not None
+    assert reason.startswith(
+        "there is no replica: the model fails its self-check, so it isn't served: golden scores: wrong by "
+    )
+    assert "where acme/Known has [[" in reason or "where embedserve/demo has" in reason
+    assert str(damaged.parents[2]) not in reason
+
+
+def test_other_failures_are_not_shown_to_everybody() -> None:
+    message = "A replica failed to start with exception. Retrying. Error:\nCheckpointError: /secret/path: config.json is missing"
+    assert reason_in(message) == "its replicas fail to start; their log says why"
+    assert (
+        reason_in("The deployment failed to start 3 times in a row.")
+        == "its replicas fail to start; their log says why"
+    )
+    assert reason_in("") is None
+
+
+async def test_serve_is_asked_once_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    release = threading.Event()
+
+    def ask(application: str) -> dict[str, str]:
+        asked.append(application)
+        release.wait()
+        return {"Embedder": "SelfCheckError: why"}
+
+    failures = StartFailures("app", "Embedder", ask, patience=0.01)
+    assert [await failures.reason() for _ in range(3)] == [None] * 3
+    release.set()
+    while await failures.reason() is None:
+        pass
+    assert (await failures.reason(), asked) == ("why", ["app"])
+
+
+async def test_serve_that_can_not_be_asked() -> None:
+    def ask(application: str) -> dict[str, str]:
+        raise RuntimeError("no controller")
+
+    assert await StartFailures("app", "Embedder", ask).reason() is None
