@@ -90,8 +90,9 @@ def test_wrong_rows_are_said_by_line_before_anything_is_sent(faq: Path, tmp_path
         )
         assert not hosted.bodies
     assert done.exit_code == 2
-    assert f"{faq / 'queries.csv'}:30: there is no `text`" in done.stderr
-    assert f"{faq / 'queries.csv'}:31: there is no entry 'e999'" in done.stderr
+    assert f"--data faq={faq} can't be used, and nothing was sent:\n" in done.stderr
+    assert f"{faq / 'queries.csv'}:30: there is no `text`\n" in done.stderr
+    assert f"{faq / 'queries.csv'}:31: there is no entry 'e999'\n" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -128,9 +129,8 @@ def test_a_stopped_run_goes_on_where_it_was(blow: signal.Signals, faq: Path, tmp
         if blow == signal.SIGINT:
             assert process.returncode == 130, out + err
             assert "the same command goes on from there" in err
-        again = start(*arguments)
-        out, err = again.communicate(timeout=60)
-        assert again.returncode == 0, out + err
+        again = run(*arguments)
+        assert again.exit_code == 0, again.output
         asked = Counter(text for body in hosted.bodies for text in body["input"])
     assert asked.pop(PROBE) == 2
     assert len(asked) == 56

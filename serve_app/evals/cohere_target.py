@@ -29,7 +29,7 @@ INPUT_TYPES: dict[Role, Any] = {
 class CohereTarget:
     """`cohere.ClientV2` with its retries."""
 
-    threads = None
+    threads: int | None = None
     kept = True
 
     def __init__(self, target: Target) -> None:

@@ -20,7 +20,7 @@ class LocalTarget:
     model's own query prompt has, `Instruct: …\\nQuery:`, and texts without one go alone. A model whose prompt has another form gets
     its own prompts by role, and no instructions."""
 
-    threads = 1
+    threads: int | None = 1
     kept = True
 
     def __init__(self, target: Target) -> None:

@@ -25,7 +25,7 @@ class OpenAITarget:
     A text without an instruction goes alone, whatever its role: OpenAI's API has no roles.
     """
 
-    threads = None
+    threads: int | None = None
     kept = True
 
     def __init__(self, target: Target) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from serve_app.errors import EmbedserveError
 from serve_app.evals import report
 from serve_app.evals.cache import Cache
+from serve_app.evals.dataset import DataError
 from serve_app.evals.progress import Shown
 from serve_app.evals.result import Run
 from serve_app.evals.run import Loaded, Measured, evaluate
@@ -97,7 +98,13 @@ def write(run: Run, folder: Path) -> Path:
 
 
 def _loaded(suite: Suite, folder: Path | None) -> Loaded:
-    return Loaded(suite, suite.load(folder), suite.digest(folder))
+    """Raises `DataError`."""
+    try:
+        return Loaded(suite, suite.load(folder), suite.digest(folder))
+    except DataError as error:
+        raise DataError(
+            [f"--data {suite.name}={folder} can't be used, and nothing was sent:", *error.problems]
+        ) from None
 
 
 def _summary(run: Run, written: Sequence[Path]) -> None:

@@ -20,7 +20,7 @@ class TfidfTarget:
     Needs no server, no model and no language. A text none of whose n-grams are columns points along one more column of its own.
     """
 
-    threads = 1
+    threads: int | None = 1
     kept = False
     batch = 1
 
