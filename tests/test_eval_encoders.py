@@ -281,4 +281,30 @@ def test_a_local_model_has_its_own_prompts_and_takes_instructions_in_their_form(
     ours = [f"Instruct: Find it\nQuery:{text}" for text in TEXTS[:3]]
     np.testing.assert_allclose(encoder.encode(TEXTS[:3], Role.QUERY, "Find it"), expected(ours), atol=1e-5)
     np.testing.assert_allclose(encoder.encode(TEXTS[:3], Role.DOCUMENT), expected(TEXTS[:3]), atol=1e-5)
-    assert not encoder.use(None).notes[:-1]
+    [cut, _] = encoder.use(None).notes  # the other: it tells no tokens
+    assert "tokens are cut" in cut
+
+
+def test_a_plain_url_of_another_server_gets_no_instruction_and_says_so(make: Make) -> None:
+    with Hosted.running() as hosted:
+        for target in (f"a={hosted.url}", f"a={hosted.url},model=words-1"):
+            encoder = make(target)
+            encoder.open()
+            np.testing.assert_allclose(encoder.encode(["x"], Role.QUERY, "Find it"), [vector("x")], atol=1e-6)
+            assert encoder.use(None).notes[0].startswith("It isn't embedserve, so texts went without instructions")
+    assert all("instruction" not in body for body in hosted.bodies)
+
+
+@pytest.mark.parametrize(
+    "what", ["{url}", "{url},model=words-1", "openai:{url},model=words-1", "cohere:words-1,url={url}"]
+)
+@pytest.mark.parametrize("page", [b"<html>", b"[]", b'{"data": 3}', b"{}"])
+def test_a_reply_that_is_no_reply_of_the_api_is_the_targets_failure(what: str, page: bytes, make: Make) -> None:
+    with Hosted.running(trouble=lambda _: (200, page, {})) as hosted, pytest.raises(TargetError, match=r"^a: http"):
+        make("a=" + what.format(url=hosted.url)).open()
+
+
+def test_cohere_is_told_to_cut_nothing(make: Make) -> None:
+    with Hosted.running() as hosted:
+        make(f"c=cohere:words-1,url={hosted.url}").open()
+        assert hosted.bodies[0]["truncate"] == "NONE"

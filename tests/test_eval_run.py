@@ -45,12 +45,16 @@ class Nearest:
 class Watched:
     def __init__(self) -> None:
         self.heard: list[tuple[str, str, bool]] = []
+        self.warned: list[str] = []
 
     def begins(self, target: str, suite: str) -> None:
         pass
 
     def ends(self, target: str, suite: str, result: SuiteResult | str) -> None:
         self.heard.append((target, suite, isinstance(result, SuiteResult)))
+
+    def warns(self, warning: str) -> None:
+        self.warned.append(warning)
 
 
 FRUIT = Nearest("fruit", ["apple pie", "banana bread", "cherry cake"])
@@ -141,3 +145,21 @@ def test_who_is_gone_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
         found = run(f"a=openai:{hosted.url}")
         assert len(hosted.bodies) == 2  # the probe, and what was refused
     assert set(found.failures) == {"a/fruit", "a/trees"}
+
+
+def test_a_model_that_changes_meanwhile_is_said() -> None:
+    def other(body: dict[str, Any]) -> tuple[int, bytes, dict[str, str]] | None:
+        # The fifth request is the probe again: after it and two suites of two lists each.
+        item = {"object": "embedding", "index": 0, "embedding": [1.0] + [0.0] * 7}
+        return (200, msgspec.json.encode({"object": "list", "data": [item]}), {}) if len(hosted.bodies) > 5 else None
+
+    watcher = Watched()
+    with Hosted.running() as hosted:
+        same = run(f"a=openai:{hosted.url}", watcher=watcher)
+        assert not watcher.warned
+        hosted.bodies.clear()
+        hosted.trouble = other
+        changed = run(f"a=openai:{hosted.url}", watcher=watcher)
+    assert watcher.warned == [f"a: {changed.targets[0].notes[-1]}"]
+    assert "changed while it was measured" in watcher.warned[0]
+    assert len(same.targets[0].notes) == len(changed.targets[0].notes) - 1

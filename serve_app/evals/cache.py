@@ -70,8 +70,7 @@ class Cache:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()
         rows = self._file.execute("SELECT generation, probe FROM models WHERE digest = ?", (digest,)).fetchall()
         for generation, known in rows:
-            before = np.frombuffer(known, "<f4")
-            if before.shape == probe.shape and float(before @ probe) >= SAME:
+            if same(np.frombuffer(known, "<f4"), probe):
                 return _start(digest, generation)
         with self._file:
             self._file.execute(
@@ -93,6 +92,11 @@ class Cache:
         values = [(key, kept.vector.astype("<f4").tobytes(), kept.tokens) for key, kept in rows]
         with self._file:
             self._file.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", values)
+
+
+def same(one: Vectors, other: Vectors) -> bool:
+    """Whether two vectors of the probe, float32 [d], count as one model's."""
+    return one.shape == other.shape and float(one @ other) >= SAME
 
 
 def key_of(model: bytes, before: str, text: str) -> bytes:

@@ -56,13 +56,14 @@ class CohereTarget:
                 input_type=INPUT_TYPES[role],
                 texts=list(texts),
                 embedding_types=["float"],
+                truncate="NONE",  # a text that is too long is refused: a cut one would be measured as if it were whole
                 request_options={"max_retries": RETRIES},
             )
-        except (ApiError, httpx.HTTPError, ValueError) as error:
+            billed = reply.meta.billed_units if reply.meta else None
+            vectors = reply.embeddings.float_ or []
+        except (ApiError, httpx.HTTPError, ValueError, TypeError, AttributeError) as error:  # the last two: other JSON
             raise _refusal(error, self._target) from error
-        billed = reply.meta.billed_units if reply.meta else None
         tokens = None if billed is None or billed.input_tokens is None else int(billed.input_tokens)
-        vectors = reply.embeddings.float_ or []
         if len({len(vector) for vector in vectors}) != 1:
             raise TargetError("its vectors aren't all of the same length")
         return Answer(np.array(vectors, np.float32), tokens)

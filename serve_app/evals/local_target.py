@@ -42,7 +42,7 @@ class LocalTarget:
             reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             raise TargetError(f"{self._target.model} can't be loaded: {reason}", gone=True) from error
         self._prompts = {name: text for name, text in self._model.prompts.items() if text}
-        notes = []
+        notes = [f"Texts of more than {self._model.max_seq_length} tokens are cut by sentence-transformers."]
         if not self._instructed:
             notes.append("Its own query prompt isn't of the form of an instruction: texts went without instructions.")
         return Known(self._target.model, {"sentence_transformers": __version__}, notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,6 +18,13 @@ PREFIX = "Instruct: {instruction}\nQuery:"
 
 TOLD = ("revision", "created", "dimensions", "max_input_tokens", "demo")
 """What our `/v1/models` says of a model beside OpenAI's fields; `created` is the checkpoint's date."""
+
+
+OURS = {"prompts", "max_input_tokens"}
+"""By which fields of `/v1/models` our service is known. Others refuse the field `instruction`, or silently ignore it."""
+
+NOT_THE_API = (openai.OpenAIError, ValueError, TypeError, AttributeError)
+"""What the client raises, the last three where a reply is a web page or other JSON."""
 
 
 class OpenAITarget:
@@ -39,14 +47,16 @@ class OpenAITarget:
         )
 
     def open(self) -> Known:
-        """The model is the target's, or the only one that is served."""
-        notes = [] if self._ours else [_PREFIXED if self._target.prefix else _NO_INSTRUCTIONS]
+        """The model is the target's, or the only one that is served. A plain URL may turn out to be another server than ours."""
         if not self._ours and self._model:
-            return Known(self._model, {}, notes)
-        try:
-            served = {model.id: model.model_dump() for model in self._client.models.list()}
-        except openai.OpenAIError as error:
-            raise refusal(error, self._target) from error
+            return Known(self._model, {}, [_PREFIXED if self._target.prefix else _NO_INSTRUCTIONS])
+        served = self._served()
+        notes = []
+        if not self._ours:
+            notes = [_PREFIXED if self._target.prefix else _NO_INSTRUCTIONS]
+        elif not any(found.keys() >= OURS for found in served.values()):
+            self._ours = False
+            notes = [_NOT_OURS]
         if not self._model and len(served) != 1:
             raise TargetError(
                 f"it serves {len(served)} models ({', '.join(served) or 'none'}); say which with model=ID", gone=True
@@ -56,6 +66,15 @@ class OpenAITarget:
         if found.get("demo"):
             notes.append("It serves the demo checkpoint, which is for first runs and tests.")
         return Known(self._model, {key: found[key] for key in TOLD if self._ours and found.get(key) is not None}, notes)
+
+    def _served(self) -> dict[str, dict[str, Any]]:
+        """What `/v1/models` lists, by id. Where there is no such path and the model is known, nothing."""
+        try:
+            return {model.id: model.model_dump() for model in self._client.models.list()}
+        except NOT_THE_API as error:
+            if self._model and isinstance(error, openai.NotFoundError):
+                return {}
+            raise refusal(error, self._target) from error
 
     def prepare(self, texts: Sequence[str]) -> None:
         pass
@@ -70,9 +89,9 @@ class OpenAITarget:
             reply = self._client.embeddings.create(
                 model=self._model, input=[prefix + text for text in texts], extra_body=extra
             )
-        except (openai.OpenAIError, ValueError) as error:
+            data = sorted(reply.data, key=lambda item: item.index)
+        except NOT_THE_API as error:
             raise refusal(error, self._target) from error
-        data = sorted(reply.data, key=lambda item: item.index)
         if len({len(item.embedding) for item in data}) != 1:
             raise TargetError("its vectors aren't all of the same length")
         usage = reply.usage.prompt_tokens if reply.usage else None
@@ -109,6 +128,7 @@ def refusal(error: Exception, target: Target) -> TargetError:
     return TargetError(f"{where} answers status {status}{f': {said}' if said else ''}", gone=status == 404)
 
 
+_NOT_OURS = "It isn't embedserve, so texts went without instructions; as openai:URL with instructions=prefix, Qwen3 models get them."
 _NO_INSTRUCTIONS = "OpenAI's API has no field for instructions: texts went without them."
 _PREFIXED = (
     "Instructions were put before the text as Qwen3-Embedding's model card does; texts without one had no prompt."

@@ -43,6 +43,9 @@ class Shown:
                 f"{suite} isn't measured: {result}", style="red", markup=False, highlight=False, soft_wrap=True
             )
 
+    def warns(self, warning: str) -> None:
+        self._console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
     def texts(self, done: int, of: int) -> None:
         """So many of the texts that a suite asks for have vectors."""
         self._bars.update(self._texts, completed=done, total=of, visible=True)

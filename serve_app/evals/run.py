@@ -43,6 +43,8 @@ class Watcher(Protocol):
         """`result` is the reason, where there is none."""
         ...
 
+    def warns(self, warning: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -112,6 +114,8 @@ def _through(encoder: TargetEncoder, suites: Sequence[Loaded], watcher: Watcher,
                     gone = outcome if error.gone else ""
             watcher.ends(encoder.name, loaded.suite.name, outcome)
             outcomes.append(outcome)
+        if not gone and (warning := encoder.changed()):
+            watcher.warns(warning)
     finally:
         encoder.close()
     return outcomes

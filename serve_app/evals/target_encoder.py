@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from serve_app.evals.cache import Cache, Kept, key_of
+from serve_app.evals.cache import Cache, Kept, key_of, same
 from serve_app.evals.encoder import Role, Vectors
 from serve_app.evals.result import TargetUse
 from serve_app.evals.target import Target, TargetError
@@ -43,6 +43,8 @@ class TargetEncoder:
         self._meter = Meter()
         self._known = Known(target.model)
         self._model = b""
+        self._probe: Vectors | None = None
+        self._warning = ""
         self._dimensions = 0
 
     def open(self) -> None:
@@ -50,7 +52,7 @@ class TargetEncoder:
         try:
             self._known = self._backend.open()
             if self._backend.kept:
-                probe = self._checked(self._backend.embed([PROBE], Role.DOCUMENT, None), [PROBE])[0]
+                self._probe = self._probed()
                 target = self._target
                 identity: dict[str, object] = {
                     "kind": target.kind,
@@ -58,9 +60,24 @@ class TargetEncoder:
                     "model": self._known.model,
                     "told": self._known.told,
                 }
-                self._model = self._cache.model(identity, probe)
+                self._model = self._cache.model(identity, self._probe)
         except TargetError as error:
             raise TargetError(f"{self.name}: {error}", error.gone) from error
+
+    def changed(self) -> str:
+        """After the last text: what to warn of if the target isn't any more what it was when it was opened; empty if all is well.
+        Costs one request, and none where all vectors were kept."""
+        if self._probe is not None and self._meter.latencies:
+            try:
+                now = self._probed()
+            except TargetError as error:
+                self._warning = f"Whether it still is the same model couldn't be asked: {error}."
+            else:
+                if not same(self._probe, now):
+                    self._warning = (
+                        "The model changed while it was measured: its figures are of two models. Measure again."
+                    )
+        return f"{self.name}: {self._warning}" if self._warning else ""
 
     def close(self) -> None:
         self._backend.close()
@@ -83,7 +100,7 @@ class TargetEncoder:
     def use(self, usd_per_million_tokens: float | None) -> TargetUse:
         """What the target was, and what asking it has taken so far."""
         meter, price = self._meter, usd_per_million_tokens
-        notes = list(self._known.notes)
+        notes = [*self._known.notes, *filter(None, [self._warning])]
         if meter.tokens is None and self._backend.kept and meter.texts:
             notes.append("It tells no token counts, so there are no costs.")
         return TargetUse(
@@ -156,6 +173,9 @@ class TargetEncoder:
             finally:
                 self._meter.seconds += time.perf_counter() - started
         return found
+
+    def _probed(self) -> Vectors:
+        return self._checked(self._backend.embed([PROBE], Role.DOCUMENT, None), [PROBE])[0]
 
     def _timed(self, texts: list[str], role: Role, instruction: str | None) -> tuple[float, Answer]:
         started = time.perf_counter()
