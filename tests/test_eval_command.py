@@ -162,7 +162,10 @@ def test_a_stopped_run_goes_on_where_it_was(blow: signal.Signals, faq: Path, tmp
         (["--target", "a=tfidf", "--no-cache", "--out", "/proc/none"], "/proc/none"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments: list[str], said: str) -> None:
+def test_what_makes_no_sense_is_refused(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = run(*arguments)
     assert done.exit_code == 2
     assert said in done.stderr
