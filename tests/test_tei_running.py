@@ -57,7 +57,7 @@ def test_an_input_over_the_limit(service: RunningService) -> None:
     reply = httpx.post(f"{service.url}/", json={"inputs": "word " * 9000})
     assert reply.status_code == 422
     assert reply.json()["error"].startswith(
-        "Input validation error: `inputs` must have less than 8192 tokens. Given: 18002"
+        "Input validation error: `inputs` must have less than 8192 tokens. Given: 9002"
     )
 
 
