@@ -157,12 +157,15 @@ class TargetEncoder:
         with ThreadPoolExecutor(self._threads, thread_name_prefix="eval") as pool:
             ordered, size = list(missing), self._backend.batch
             batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-            waiting = {
-                pool.submit(self._timed, [missing[key] for key in keys], role, instruction): keys for keys in batches
-            }
+            waiting: dict[Future[tuple[float, Answer]], list[bytes]] = {}
             try:
+                for keys in batches:
+                    texts = [missing[key] for key in keys]
+                    waiting[pool.submit(self._timed, texts, role, instruction)] = keys
                 for future in as_completed(list(waiting)):
-                    keep(future, waiting.pop(future))
+                    # Struck off afterwards: Ctrl-C may come between the two.
+                    keep(future, waiting[future])
+                    del waiting[future]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 for future, keys in waiting.items():
