@@ -279,8 +279,14 @@ def test_a_local_model_has_its_own_prompts_and_takes_instructions_in_their_form(
     encoder = make(f"here=local:{demo_folder}")
     encoder.open()
     ours = [f"Instruct: Find it\nQuery:{text}" for text in TEXTS[:3]]
-    np.testing.assert_allclose(encoder.encode(TEXTS[:3], Role.QUERY, "Find it"), expected(ours), atol=1e-5)
-    np.testing.assert_allclose(encoder.encode(TEXTS[:3], Role.DOCUMENT), expected(TEXTS[:3]), atol=1e-5)
+    # sentence-transformers computes in the type that the weights are stored in, our engine on a CPU in float32.
+    for found, wanted in (
+        (encoder.encode(TEXTS[:3], Role.QUERY, "Find it"), expected(ours)),
+        (encoder.encode(TEXTS[:3], Role.DOCUMENT), expected(TEXTS[:3])),
+    ):
+        assert (np.sum(found * wanted, axis=1) > 0.9995).all()
+    assert (np.sum(expected(ours) * expected(TEXTS[:3]), axis=1) < 0.99).all()
+    assert encoder.use(None).described["dtype"].startswith("torch.")
     [cut, _] = encoder.use(None).notes  # the other: it tells no tokens
     assert "tokens are cut" in cut
 

@@ -45,7 +45,8 @@ class LocalTarget:
         notes = [f"Texts of more than {self._model.max_seq_length} tokens are cut by sentence-transformers."]
         if not self._instructed:
             notes.append("Its own query prompt isn't of the form of an instruction: texts went without instructions.")
-        return Known(self._target.model, {"sentence_transformers": __version__}, notes)
+        told = {"sentence_transformers": __version__, "dtype": str(next(self._model.parameters()).dtype)}
+        return Known(self._target.model, told, notes)
 
     def prepare(self, texts: Sequence[str]) -> None:
         pass

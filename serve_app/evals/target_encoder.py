@@ -178,7 +178,8 @@ class TargetEncoder:
         return found
 
     def _probed(self) -> Vectors:
-        return self._checked(self._backend.embed([PROBE], Role.DOCUMENT, None), [PROBE])[0]
+        vectors = self._checked(self._backend.embed([PROBE], Role.DOCUMENT, None), [PROBE])
+        return vectors.ravel()
 
     def _timed(self, texts: list[str], role: Role, instruction: str | None) -> tuple[float, Answer]:
         started = time.perf_counter()
