@@ -90,8 +90,9 @@ def test_wrong_rows_are_said_by_line_before_anything_is_sent(faq: Path, tmp_path
         )
         assert not hosted.bodies
     assert done.exit_code == 2
-    assert f"--data faq={faq} can't be used, and nothing was sent:\nqueries.csv:30: " in done.stderr
-    assert "\nqueries.csv:31: there is no entry 'e999'" in done.stderr
+    assert f"--data faq={faq} can't be used, and nothing was sent:\n" in done.stderr
+    assert "queries.csv:30: " in done.stderr
+    assert "queries.csv:31: there is no entry 'e999'" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
