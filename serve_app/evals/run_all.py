@@ -102,9 +102,8 @@ def _loaded(suite: Suite, folder: Path | None) -> Loaded:
     try:
         return Loaded(suite, suite.load(folder), suite.digest(folder))
     except DataError as error:
-        raise DataError(
-            [f"--data {suite.name}={folder} can't be used, and nothing was sent:", *error.problems]
-        ) from None
+        which = f"--data {suite.name}={folder}" if folder else f"The suite {suite.name} as it was installed"
+        raise DataError([f"{which} can't be used, and nothing was sent:", *error.problems]) from None
 
 
 def _summary(run: Run, written: Sequence[Path]) -> None:
