@@ -25,7 +25,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 class OneCluster(LoadScopeScheduling):
     """Files that start a Ray cluster go to one process, so that there is one cluster at a time and the session's service is started
-    once; any other file goes to the process that is free."""
+    once; any other file goes to the process that is free, and so does what is marked `beside`."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]

@@ -75,8 +75,8 @@ class Watch:
     async def until(self, count: int, seconds: float) -> None:
         """Return once there are so many."""
         deadline = time.monotonic() + seconds
-        while self.counts[-1][1] != count:
-            assert time.monotonic() < deadline, self.steps
+        while not self.counts or self.counts[-1][1] != count:
+            assert time.monotonic() < deadline, self.counts and self.steps
             await asyncio.sleep(0.05)
 
 

@@ -27,7 +27,7 @@ async def health_seconds(client: httpx.AsyncClient) -> float:
 
 
 async def test_health_beside_a_300k_token_request(service: RunningService) -> None:
-    texts = ["word " * 68 + f"number {n}" for n in range(2048)]
+    texts = ["word " * 132 + f"number {n}" for n in range(2048)]
     async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
 
         async def large() -> httpx.Response:

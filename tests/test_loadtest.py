@@ -48,7 +48,7 @@ def test_texts_follow_from_the_seed() -> None:
     assert other.texts(range(20)) != SHORT.texts(range(20))
 
 
-@pytest.mark.parametrize("number", [-1, 10**9])
+@pytest.mark.parametrize("number", [-1, 10**15])
 def test_a_number_that_would_repeat_a_text_is_refused(number: int) -> None:
     with pytest.raises(ValueError, match="out of range"):
         SHORT.text(number)

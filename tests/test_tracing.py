@@ -90,7 +90,7 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
-@pytest.mark.cluster
+@pytest.mark.beside
 def test_a_collector_gets_the_spans_of_a_callers_trace(
     collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     assert packaged == {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app").rglob("*.py")}
 
 
-@pytest.mark.cluster
+@pytest.mark.beside
 def test_installed_in_a_clean_environment_it_serves(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     run(sys.executable, "-m", "venv", environment)
