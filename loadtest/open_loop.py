@@ -53,7 +53,8 @@ class Stream:
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """A run of one or more streams at once. `retry_delay` decides for the streams that retry."""
+    """A run of one or more streams at once. `retry_delay` decides for the streams that retry, by what `keep_headers` names, in lower
+    case."""
 
     url: str
     model: str
@@ -61,13 +62,14 @@ class OpenPlan:
     seed: int = 0
     connections: int = 4000
     retry_delay: RetryDelay | None = None
+    keep_headers: frozenset[bytes] = RETRY_HEADERS
 
 
 @dataclass(slots=True)
 class Outcome:
     """What became of one request: its last answer. `due` counts from the run's start; `seconds` from then to the answer's end;
-    `first_seconds` to that of the first try; `lag` is how late it left. Only a 200's body is kept, and of others the headers in
-    `RETRY_HEADERS`."""
+    `first_seconds` to that of the first try; `lag` is how late it left. `headers` are those in `OpenPlan.keep_headers`; only a
+    200's body is kept."""
 
     stream: str
     number: int
@@ -129,7 +131,7 @@ class _Run:
     def __init__(self, plan: OpenPlan, address: Address) -> None:
         self.plan = plan
         self.address = address
-        self.pool = Pool(address, plan.connections, RETRY_HEADERS)
+        self.pool = Pool(address, plan.connections, plan.keep_headers)
         self.began = 0.0
 
     def now(self) -> float:
