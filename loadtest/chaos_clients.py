@@ -58,9 +58,12 @@ class Exchange:
 
 
 class Traffic:
-    """The clients, on an event loop in a thread of its own. `requests` and `attempts` grow while they run."""
+    """A client of each of `kinds` at every node, on an event loop in a thread of its own. `requests` and `attempts` grow while they
+    run."""
 
-    def __init__(self, nodes: Sequence[Node], model: str, engine: Engine, seed: int) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], model: str, engine: Engine, seed: int, kinds: Sequence[Client] = tuple(Client)
+    ) -> None:
         self.requests: list[Exchange] = []
         self.attempts: list[Exchange] = []
         self._model = model
@@ -70,9 +73,9 @@ class Traffic:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="clients")
         urls = [f"{node.url}/v1" for node in nodes]
         self._clients = [
-            (kind, node.name, urls[i:] + urls[:i], random.Random(f"{seed} {kind} {node.name}"))
+            (kind, node.name, urls[i:] + urls[:i], random.Random(f"{seed} {number} {node.name}"))
             for i, node in enumerate(nodes)
-            for kind in Client
+            for number, kind in enumerate(kinds)
         ]
 
     def start(self) -> None:

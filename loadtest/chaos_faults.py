@@ -12,10 +12,12 @@ import psutil
 
 from loadtest.chaos_cluster import ChaosCluster, wait_until
 from loadtest.chaos_node import Node, gone, kill, stopped
+from loadtest.ration import rationed
 
 PROOF_SECONDS = 10.0
 PAUSE_SECONDS = (3.0, 6.0)
-HOLD_SECONDS = 0.8
+SLOW_SECONDS = 0.8  # less than it takes to be thought silent
+SLOW_SHARE = 0.05
 
 
 class Kind(StrEnum):
@@ -58,11 +60,11 @@ def inject(kind: Kind, cluster: ChaosCluster, draw: random.Random) -> Fault:
 
 def _kill_embedder(kind: Kind, cluster: ChaosCluster, draw: random.Random) -> Fault:
     node, process = draw.choice(cluster.replicas("Embedder"))
-    # It answers in milliseconds, so that most kills would hit nothing: held for a moment, shorter than anybody notices, it has
-    # work in hand.
-    process.suspend()
-    time.sleep(HOLD_SECONDS)
-    return _killed(kind, node, [process])
+    # It answers in milliseconds, so that most kills would hit nothing. Slowed down for a moment it has work in hand. (Not stopped: what a
+    # stopped one hasn't accepted yet, Serve itself sends again.)
+    with rationed([process], SLOW_SHARE):
+        time.sleep(SLOW_SECONDS)
+        return _killed(kind, node, [process])
 
 
 def _kill_gateway(kind: Kind, cluster: ChaosCluster, draw: random.Random) -> Fault:

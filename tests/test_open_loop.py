@@ -79,7 +79,8 @@ def test_requests_leave_when_due_whatever_others_wait_for() -> None:
     assert all(0.29 <= each.seconds < 0.3 * len(slow) for each in slow)
     assert [each.number for each in fast] == list(range(7, 7 + len(fast)))
     assert orjson.loads(fast[0].body)["input"] == SHORT.text(7)
-    assert all(0.1 <= each.due <= 0.5 and each.seconds >= each.lag >= 0 for each in fast)
+    # The loop's timers count whole milliseconds, so that a request may also leave half of one too early.
+    assert all(0.1 <= each.due <= 0.5 and each.seconds > each.lag - 0.001 >= -0.001 for each in fast)
     assert [each.due for each in done.outcomes] == sorted(each.due for each in done.outcomes)
 
 
