@@ -29,7 +29,7 @@ $(VENV)/.installed: $(VENV)/.base pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
+	$(PIP) --no-compile -e '.[dev]'
 	@touch $@
 
 # Tests run the real Prometheus. Debian's and Ubuntu's package is only unpacked, so that it starts no service of its own.
