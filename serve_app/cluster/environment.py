@@ -38,6 +38,8 @@ SLOW_CLIENTS = "timeout http-request 60s"
 """HAProxy's bound for a request's head, and for its body up to the buffer's size: Serve sets none, so that a client could hold one of
 its 4,096 connections with a byte an hour. It answers 408. What comes behind the buffer is the gateway's to bound."""
 
+READING_SECONDS = 120
+
 # A gateway that dies with requests in flight shall cost its clients nothing: embedding is idempotent, so HAProxy sends them to
 # another one. It can as long as nothing was answered and it has the whole request at hand, which needs:
 # - `empty-response` (and `junk-response`, half of a response's headers), where Serve's default retries failed connections only;
@@ -86,6 +88,8 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
         # And until then another stands in for it, see there.
         **guarded_haproxy(),
+        # Who reads nothing of an answer for so long is cut off, where Serve would wait for an hour. Who waits for one isn't.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(READING_SECONDS),
         # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
