@@ -23,6 +23,7 @@ class Ports:
     haproxy_metrics: int = 9101
     gateway_first: int = 47000  # Serve's own default, 30000, is where users of other servers expect the service itself
     gateway_last: int = 47999
+    fallback: int = 8500  # Serve's own proxy, which HAProxy sends to where no gateway answers; Serve's default
 
 
 # What costs throughput when it's missing; ports and paths don't.
@@ -84,6 +85,8 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.gateway_first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.gateway_last),
+        # Bound with SO_REUSEPORT: two instances on one machine that had the same would get each other's requests.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, 4 to 7 s with this.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
         # And until then another stands in for it, see there.
