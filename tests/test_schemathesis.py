@@ -28,9 +28,9 @@ if os.environ.get("CI"):
     import schemathesis
 else:
     schemathesis = pytest.importorskip("schemathesis")
-from schemathesis.checks import CHECKS  # noqa: E402
-from schemathesis.core import NotSet  # noqa: E402
-from schemathesis.generation import GenerationMode  # noqa: E402
+from schemathesis.checks import CHECKS
+from schemathesis.core import NotSet
+from schemathesis.generation import GenerationMode
 
 EXAMPLES = 20
 SECRET = {"authorization": "Bearer a-secret"}
