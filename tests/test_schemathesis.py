@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from serve_app.access.gate import Gate
 from serve_app.access.keys import Keys
@@ -32,7 +31,7 @@ from schemathesis.checks import CHECKS
 from schemathesis.core import NotSet
 from schemathesis.generation import GenerationMode
 
-EXAMPLES = 20
+EXAMPLES = {True: 30, False: 15}
 SECRET = {"authorization": "Bearer a-secret"}
 HELD = [
     "not_a_server_error",
@@ -71,7 +70,7 @@ def test_it_knows_every_operation() -> None:
 
 
 def send(case: Any) -> httpx.Response:
-    """As the case says, with a key, and with the name of the served model in the place of most others."""
+    """As the case says, with a key."""
     headers = {**{name: str(value) for name, value in (case.headers or {}).items()}, **SECRET}
     if isinstance(case.body, NotSet):
         return asked(case.method, case.formatted_path, headers)
@@ -89,17 +88,17 @@ def test_what_is_served_is_what_is_documented(label: str, allowed: bool) -> None
     mode = GenerationMode.POSITIVE if allowed else GenerationMode.NEGATIVE
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=EXAMPLES[allowed],
         derandomize=True,
         deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
-    def hold(case: Any, data: st.DataObject) -> None:
-        if allowed and isinstance(case.body, dict) and "model" in case.body and data.draw(st.integers(0, 9)):
-            case.body["model"] = MODEL
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def hold(case: Any) -> None:
+        if allowed and isinstance(case.body, dict) and "model" in case.body:
+            case.body["model"] = MODEL  # others are 404, and say little
         reply = send(case)
         statuses.add(reply.status_code)
         case.validate_response(reply, checks=[CHECKS.get_one(name) for name in HELD])
