@@ -31,7 +31,7 @@ TIMEOUT = b"x-request-timeout-seconds"
 HIDDEN_TIMEOUT = b"x-embedserve-timeout-seconds"
 """The same under a name that no server in front of the app reads, see `cluster.edge`."""
 
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 2 * 1024 * 1024
 """A server takes any piece at once, and the next one only when its client has taken most of it: of an answer sent whole nobody knows
 whether it is read."""
 
