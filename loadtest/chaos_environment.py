@@ -16,7 +16,7 @@ RAY = {
 
 def free_ports() -> Ports:
     """Ports for the HAProxy of one node; the gateways of all nodes share one range."""
-    return Ports(http=free_port(), haproxy_stats=free_port(), haproxy_metrics=free_port())
+    return Ports(http=free_port(), haproxy_stats=free_port(), haproxy_metrics=free_port(), fallback=free_port())
 
 
 def node_environment(ports: Ports) -> dict[str, str]:

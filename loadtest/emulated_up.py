@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting; repeatable")
     parser.add_argument("--build", default="loadtest.emulated:build", metavar="MODULE:FUNCTION", help="what to serve")
     options = parser.parse_args()
-    ports = Ports(options.port, instance.free_port(), instance.free_port())
+    ports = Ports(options.port, instance.free_port(), instance.free_port(), fallback=instance.free_port())
     # Ray reads these when it is imported, and the processes it starts inherit them.
     os.environ.update(serve_environment(ports, cores=os.cpu_count() or 1))
     from loadtest.emulated import EmulatedSettings

@@ -94,6 +94,7 @@ def up(
         haproxy_metrics_port or instance.free_port(),
         int(first),
         int(last),
+        instance.free_port(),
     )
     # Ray reads these when it is imported, and the processes it starts inherit them.
     os.environ.update(serve_environment(ports, cores=os.cpu_count() or 1))

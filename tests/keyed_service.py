@@ -63,6 +63,17 @@ class KeyedService:
         ports = {port for process in self.service.replicas("Gateway") for port in listening(process)}
         return [f"http://127.0.0.1:{port}" for port in sorted(ports)]
 
+    def listening(self) -> dict[int, str]:
+        """All ports on which processes of the service listen, and what those call themselves."""
+        found: dict[int, str] = {}
+        for process in self.service.processes():
+            try:
+                sockets = process.net_connections("tcp")
+                found |= {each.laddr.port: process.name() for each in sockets if each.status == psutil.CONN_LISTEN}
+            except psutil.Error:
+                continue
+        return found
+
     def client(self, name: str | None, url: str | None = None) -> httpx.AsyncClient:
         """A caller with this key, of one gateway or of the service."""
         headers = {} if name is None else {"authorization": f"Bearer {name}-secret"}

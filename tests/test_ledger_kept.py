@@ -19,6 +19,7 @@ from serve_app.telemetry.directory import MetricsDirectory
 from serve_app.telemetry.key_metrics import KeyMetrics
 from serve_app.telemetry.ledger import Used, latest, summed
 from serve_app.telemetry.ledger_store import LedgerStore, Source, SqliteStore
+from serve_app.telemetry.snapshot import Snapshot
 from tests.counted import counted, total
 
 __all__ = ["counted"]
@@ -130,6 +131,47 @@ def test_a_node_that_is_gone_with_its_disk_keeps_what_was_stored(sqlite: SqliteS
     sqlite.save({"gone": Source(str(tmp_path / "nowhere"), {A: Used(5, 5, 15)})})
     recover(sqlite)
     assert whole(Ledger(sqlite)) == Used(5, 5, 15)
+
+
+def test_a_directory_that_cannot_be_read_keeps_none_of_the_others_from_the_ledger(
+    sqlite: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = MetricsDirectory(tmp_path / "broken"), MetricsDirectory(tmp_path / "sound")
+    sqlite.save({broken.id: Source(str(broken.path), {A: Used(5, 5, 15)}), sound.id: Source(str(sound.path), {})})
+    (broken.path / "archive").write_bytes(b"half")  # of a disk that was full, say
+    counts(sound, "metrics.billed('a', 'm', 1, 3)").wait()
+    recover(sqlite)
+    assert whole(Ledger(sqlite)) == Used(6, 6, 18)
+    assert str(broken.path) in caplog.text
+
+
+async def test_a_store_that_fails_oddly_is_tried_again(
+    counted: MetricsDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serve_app.cluster.ledger.SAVE_SECONDS", 0.01)
+    store, metrics = Memory(), KeyMetrics()
+    metrics.billed("a", "m", 1, 3)
+    odd = True
+
+    def load() -> dict[str, Source]:
+        if odd:
+            raise RuntimeError("a defect")
+        return {}
+
+    monkeypatch.setattr(store, "load", load)
+    ledger = Ledger(store, counted, metrics.ledger_failed)
+
+    async def by_directory() -> dict[str, Snapshot]:
+        return {counted.id: counted.read()}
+
+    assert await ledger.rows(await by_directory()) == {A: Used(1, 1, 3)}
+    task = asyncio.create_task(ledger.keep(by_directory))
+    async with asyncio.timeout(30):
+        while counted.id not in store.sources:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    task.cancel()
+    assert total(counted, "ledger_failures_total") == 2
+    assert caplog.text.count("The ledger's store failed: RuntimeError('a defect')") == 1
 
 
 def test_a_directory_that_was_made_anew_is_another_source(sqlite: SqliteStore, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ LIMITS = Limits(max_input_tokens=512, max_inputs=4, max_request_tokens=100_000)
 SHAPES = " Send a string, a list of strings, a list of token ids or a list of lists of token ids, unmixed."
 FORMATS = (
     "'float', 'base64', 'float16', 'int8', 'uint8', 'binary', 'ubinary', 'base64_float16', 'base64_int8', "
-    "'base64_uint8', 'base64_binary' or 'base64_ubinary'"
+    "'base64_uint8', 'base64_binary', 'base64_ubinary', 'bytes' or 'bytes_only'"
 )
 INPUT_TYPES_SAY = "'search_query', 'search_document', 'classification', 'clustering', 'query', 'document' or 'passage'"
 NOT_PARSED = "We could not parse the JSON body of your request: "

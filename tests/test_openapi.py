@@ -154,6 +154,8 @@ async def test_what_precedes_a_text_is_described_alike(document: dict[str, Any])
         ({"encoding_format": "int8"}, True),
         ({"encoding_format": "base64_ubinary"}, True),
         ({"encoding_format": "base64_float"}, False),
+        ({"encoding_format": "bytes"}, True),
+        ({"encoding_format": "bytes_only"}, True),
         ({"prompt_name": "query"}, True),
         ({"prompt_name": "no"}, False),
         ({"input_type": "search_query"}, True),

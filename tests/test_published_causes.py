@@ -16,7 +16,8 @@
 | LiteLLM 2026-42271 | an ordinary key calls admin routes | `…no_admin` |
 | Triton 2025-23310, -23311 | megabytes in tiny chunks overflow the stack | `…single_bytes` |
 
-SGLang 2026-7669 (tokenizers that are code), Ray 2023-48022 and 2026-27482 (job API, dashboard) have no counterpart in a request.
+Ray 2023-48022 and 2026-27482 (job API, dashboard) are in `test_quota_cluster.py`: `…run_nobody_s_programs`. SGLang 2026-7669
+(tokenizers that are code) has no counterpart in a request.
 """
 
 from __future__ import annotations

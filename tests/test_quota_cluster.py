@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+import grpc
 import httpx
 import openai
 import pytest
@@ -164,7 +165,12 @@ async def test_no_route_and_no_port_is_open_without_a_key(keyed: KeyedService) -
     assert {"/v1/embeddings", "/v2/embed", "/embed", "/metrics", "/v1/usage", "/health"} <= paths.keys()
     secrets = [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic admin-secret"}]
     secrets += [{"x-api-key": "admin-secret"}, {"api-key": "admin-secret"}, {"cookie": "api_key=admin-secret"}]
-    for url in (keyed.service.url, *keyed.urls):
+    # Where no gateway answers, HAProxy sends to Serve's own proxy; it listens on all interfaces, too.
+    own_proxy = [f"http://127.0.0.1:{port}" for port, name in keyed.listening().items() if "ProxyActor" in name]
+    fallback = [url for url in own_proxy if speaks_http(url)]
+    assert len(fallback) == 1
+    assert "http://127.0.0.1:8500" not in fallback, "another instance on this machine may have that"
+    for url in (keyed.service.url, *keyed.urls, *fallback):
         async with keyed.client(None, url) as http:
             for path, methods in paths.items():
                 for method in methods:
@@ -187,6 +193,44 @@ async def test_no_route_and_no_port_is_open_without_a_key(keyed: KeyedService) -
             for reply in (await http.post("/v1/embeddings", json=BODY), await http.get("/metrics")):
                 assert "embedding" not in reply.text
                 assert "embedserve_key" not in reply.text
+
+
+def speaks_http(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/health", timeout=10)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def test_ray_s_own_ports_run_nobody_s_programs(keyed: KeyedService) -> None:
+    """The job API of each node's agent, and the calls between replicas, which are pickles: with Ray's token or not at all."""
+    asked, refused = 0, 0
+    for port, name in keyed.listening().items():
+        try:
+            reply = httpx.post(f"http://127.0.0.1:{port}/api/job_agent/jobs/", json={"entrypoint": "true"}, timeout=10)
+            asked += 1
+            assert reply.status_code >= 400, f"{name} runs jobs"
+            refused += "DashboardAgent" in name and reply.status_code == 401
+        except httpx.HTTPError:
+            pass
+    assert asked >= 4, "HAProxy, gateways, the agent"
+    assert refused == 1
+    calls = 0
+    for port, name in keyed.listening().items():
+        if "ServeReplica" not in name:
+            continue
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+            with pytest.raises(grpc.RpcError) as caught:
+                call(b"\x0a\x03abc", timeout=10)
+        assert caught.value.code() in (
+            grpc.StatusCode.UNAUTHENTICATED,
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.UNIMPLEMENTED,
+        ), name
+        calls += caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert calls >= 3, "each replica's server of calls"
 
 
 async def test_keys_come_and_go_without_a_restart(keyed: KeyedService) -> None:

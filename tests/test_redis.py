@@ -193,6 +193,53 @@ async def test_without_redis_no_request_fails() -> None:
     await limiter.close()
 
 
+@pytest.mark.parametrize("trouble", [RuntimeError("the handler is closed"), ValueError("odd"), AssertionError()])
+async def test_whatever_goes_wrong_with_redis_nobody_waits_for_ever(
+    gateways: Gateways, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """uvloop, for one, raises a RuntimeError on a connection that has just gone."""
+    monkeypatch.setattr(redis_limiter, "RETRY_SECONDS", 0.05)
+
+    async def fail(*_: object) -> None:
+        raise trouble
+
+    limiter = gateways.all[0]
+    monkeypatch.setattr(limiter, "_script", fail)
+    monkeypatch.setattr(limiter._redis, "ping", fail)
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(*(gateways.ask(0) for _ in range(60)))
+    assert sum(taken.wait == 0 for taken in answers) == 50, "its share"
+    await asyncio.sleep(0.2)
+    assert limiter.away
+    monkeypatch.undo()
+    await until(gateways, away=False)
+
+
+async def test_while_redis_is_away_more_than_a_share_waits_and_is_not_refused_for_good(
+    gateways: Gateways, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_limiter, "RETRY_SECONDS", 0.05)
+    guarded = Guarded(key("a", tokens_per_minute=40), limiter=gateways.all[0])  # a share is 20, and an input 3
+    server.stop()
+    async with guarded.client("a-secret") as http:
+        body = {**BODY, "input": [str(n) for n in range(8)]}
+        await http.get("/v1/models")
+        over = await http.post("/v1/embeddings", json=body)
+        assert (over.status_code, over.json()["error"]) == (
+            429,
+            {
+                "message": "Rate limit reached for tokens per min: Limit 20, Used 0, Requested 24. Please try again in 60 s.",
+                "type": "tokens",
+                "param": None,
+                "code": "rate_limit_exceeded",
+            },
+        )
+        assert over.headers["retry-after"] == "60"
+        server.start()
+        await until(gateways, away=False)
+        assert (await http.post("/v1/embeddings", json=body)).status_code == 200
+
+
 async def test_a_caller_that_leaves_disturbs_nobody(gateways: Gateways) -> None:
     leaving = [asyncio.create_task(gateways.ask(0)) for _ in range(5)]
     staying = [asyncio.create_task(gateways.ask(0)) for _ in range(5)]
@@ -235,3 +282,18 @@ def test_a_redis_that_is_away_is_an_oserror_without_its_url(tmp_path: Path) -> N
     assert "hunter2" not in str(raised.value)
     with pytest.raises(OSError, match=r"can't be written"):
         store.save({"one": Source("", {A: Used(1, 1, 1)})})
+
+
+def test_a_ledger_in_redis_that_is_none_is_an_oserror(server: RedisServer) -> None:
+    store = RedisStore(server.url, "app")
+    with Redis.from_url(server.url) as redis:
+        for odd in ("no json", "[1, 2]", "17"):
+            redis.hset("embedserve:app:ledger", "one", odd)
+            with pytest.raises(OSError, match=r"can't be read"):
+                store.load()
+            with pytest.raises(OSError, match=r"can't be written"):
+                store.save({"one": Source("", {A: Used(1, 1, 1)})})
+        redis.delete("embedserve:app:ledger")
+        redis.set("embedserve:app:ledger", "a string")
+        with pytest.raises(OSError, match=r"can't be read: ResponseError"):
+            store.load()

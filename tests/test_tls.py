@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import subprocess
 import time
@@ -70,6 +71,23 @@ def test_openai_s_client_over_tls(front: tuple[str, ssl.SSLContext]) -> None:
         assert reply.headers["strict-transport-security"] == "max-age=31536000"
         for inside in ("/metrics", "/-/healthz"):
             assert http.get(f"{url}{inside}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/%6detrics", "/metrics?x=1", "/-/healthz", "/%2d/healthz", "/%2D%2Froutes"]
+)
+def test_what_is_for_inside_is_not_shown_however_it_is_written(front: tuple[str, ssl.SSLContext], path: str) -> None:
+    url, context = front
+    heard = b""
+    with (
+        socket.create_connection(("localhost", int(url.rpartition(":")[2]))) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        while more := connection.recv(1 << 16):
+            heard += more
+    assert heard.startswith(b"HTTP/1.1 404 ")
+    assert b"unknown_url" not in heard, "the service wasn't asked"
 
 
 def test_who_does_not_trust_the_certificate_is_told(front: tuple[str, ssl.SSLContext]) -> None:

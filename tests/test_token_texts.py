@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +28,11 @@ def hops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts or lists each call in a thread was given."""
     seen: list[int] = []
 
-    async def to_thread(work: Any, *args: Any) -> Any:
+    async def in_turn(work: Any, *args: Any) -> Any:
         seen.append(next(len(argument) for argument in args if isinstance(argument, list)))
         return work(*args)
 
-    monkeypatch.setattr(token_texts.asyncio, "to_thread", to_thread)
+    monkeypatch.setattr(token_texts, "_in_turn", in_turn)
     return seen
 
 
@@ -110,3 +111,31 @@ async def test_the_event_loop_runs_while_a_text_is_tokenized_and_decoded() -> No
     task.cancel()
     assert between > 2
     assert beats - between > 2
+
+
+async def test_megabytes_take_one_thread_and_none_that_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dozen callers with a word of a million characters: one is at work, and who leaves before its turn costs nothing."""
+    running, most, begun = 0, 0, []
+    go_on = threading.Event()
+
+    def describe(_: Any, texts: list[str], *__: Any) -> list[Tokenized]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        begun.append(texts[0][0])
+        go_on.wait(30)
+        running -= 1
+        return []
+
+    monkeypatch.setattr(token_texts, "_described", describe)
+    callers = [asyncio.create_task(of(letter * 10**6, limits=Limits())) for letter in "abcdefghijkl"]
+    async with asyncio.timeout(30):
+        while not begun:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        for caller in callers[3:]:
+            caller.cancel()
+        assert await asyncio.to_thread(lambda: "free") == "free"
+        go_on.set()
+        assert await asyncio.gather(*callers[:3]) == [[], [], []]
+        await asyncio.gather(*callers[3:], return_exceptions=True)
+    assert (most, begun) == (1, ["a", "b", "c"])

@@ -81,7 +81,7 @@ class KeyGrant:
         if limit is None:
             return
         limiter = self._entrance.limiter
-        if tokens > (most := limiter.most(limit)):
+        if tokens > (most := limiter.ever(limit)):
             self._entrance.on_refused(self.name, TOKENS)
             raise TooManyTokensError(
                 f"Requested {tokens} tokens, but your API key has {most} a minute here: none may have more. Send less at a time.",

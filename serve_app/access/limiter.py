@@ -14,7 +14,10 @@ class Limiter(Protocol):
     """Says who may have more."""
 
     def most(self, limit: int) -> int:
-        """How much of a limit one request can ever get here."""
+        """How much of a limit there is here now."""
+
+    def ever(self, limit: int) -> int:
+        """How much of it one request can ever get here: for more, no wait helps."""
 
     async def take(self, asked: Sequence[Ask]) -> list[Taken]:
         """The answer to each, in their order; all of them at the same moment."""
@@ -31,6 +34,10 @@ class ShareLimiter:
     def most(self, limit: int) -> int:
         """This gateway's share of a limit."""
         return max(1, limit // self.gateways)
+
+    def ever(self, limit: int) -> int:
+        """The same."""
+        return self.most(limit)
 
     async def take(self, asked: Sequence[Ask]) -> list[Taken]:
         """See `Limiter.take`."""

@@ -9,7 +9,6 @@ from contextvars import Context
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from serve_app.access.key import Ask
 from serve_app.access.limiter import ShareLimiter
@@ -103,6 +102,10 @@ class RedisLimiter:
         """All of it, or this gateway's share while Redis is away."""
         return self._own.most(limit) if self.away else limit
 
+    def ever(self, limit: int) -> int:
+        """All of it: Redis comes back."""
+        return limit
+
     async def take(self, asked: Sequence[Ask]) -> list[Taken]:
         """See `Limiter.take`."""
         if self.away:
@@ -134,7 +137,9 @@ class RedisLimiter:
                 try:
                     async with asyncio.timeout(PATIENCE_SECONDS):
                         answers = await self._ask(asks)
-                except (RedisError, OSError, TimeoutError) as error:
+                except Exception as error:
+                    # A RedisError, OSError or TimeoutError; of uvloop, on a connection that has just gone, a RuntimeError. What
+                    # isn't caught here would leave everybody who waits without an answer.
                     self._lost(error)
             at = 0
             for asked, future in batch:
@@ -167,7 +172,7 @@ class RedisLimiter:
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await self._redis.ping()
-            except (RedisError, OSError, TimeoutError):
-                continue
-            self.away = False
-            logger.warning("Redis answers again: the limits of API keys are counted there.")
+                self.away = False
+            except Exception as error:  # as above
+                logger.debug("Redis still doesn't answer: %s", type(error).__name__)
+        logger.warning("Redis answers again: the limits of API keys are counted there.")

@@ -6,6 +6,7 @@ would cost more than parsing and rendering do.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from dataclasses import dataclass, field
 from serve_app.api.body import ClientDisconnectedError
 from serve_app.api.errors import unexpected
 from serve_app.api.guard import CHALLENGE, Guard, quota_headers
-from serve_app.api.http import Receive, Reply, Request, Scope, Send, send_reply
+from serve_app.api.http import SEND_SECONDS, Receive, Reply, Request, Scope, Send, send_reply
 from serve_app.api.routes import api_routes
 from serve_app.api.routing import OPS, Access, Route, Router
 from serve_app.api.service import Service
 from serve_app.errors import AuthenticationError, ForbiddenError, MethodNotAllowedError, RequestError
 from serve_app.types import Stage
+
+log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """What a request is recorded with whose client left before its answer (nginx's number for it); nobody is sent it."""
@@ -71,6 +74,14 @@ class App:
 
     async def exchange(self, request: Request, send: Send) -> None:
         """Answer one request, whatever happens; only cancellation gets out."""
+        try:
+            await self._answer(request, send)
+        finally:
+            # Not before it is sent: an answer that nobody reads takes memory, and its place among the key's requests.
+            if request.grant is not None:
+                request.grant.leave()
+
+    async def _answer(self, request: Request, send: Send) -> None:
         route: Route | None = None
         reply = Reply(CLIENT_GONE, b"")
         try:
@@ -98,13 +109,12 @@ class App:
                 reply = self._error(unexpected(error, request.id), request)
         finally:
             if request.grant is not None:
-                request.grant.leave()
                 reply.headers += quota_headers(request.grant.quotas())
             # Before it is sent: whatever ends this process then, a client has no answer that isn't counted.
             if self.observe is not None:
                 self.observe(outcome_of(request, route, reply))
         if reply.status != CLIENT_GONE:
-            await send_reply(send, request, reply)
+            await _send(send, request, reply)
 
     def _error(self, error: RequestError, request: Request) -> Reply:
         reply = self.router.errors(request.path)(error, request)
@@ -166,6 +176,14 @@ def outcome_of(request: Request, route: Route | None, reply: Reply) -> Outcome:
         reply.stage_seconds,
         request.key,
     )
+
+
+async def _send(send: Send, request: Request, reply: Reply) -> None:
+    try:
+        await send_reply(send, request, reply)
+    except TimeoutError:
+        # The client can tell from what is missing; the server closes the connection.
+        log.warning("request %s: its answer wasn't read within %g s", request.id, SEND_SECONDS)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

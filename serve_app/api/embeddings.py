@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from serve_app.api.body import check_media_type, read_body
 from serve_app.api.deadline import timeout_seconds
 from serve_app.api.disconnect import until_disconnect
-from serve_app.api.http import Headers, Reply, Request
+from serve_app.api.http import JSON, Headers, Reply, Request
 from serve_app.api.models import Models
 from serve_app.api.service import Service
 from serve_app.types import EmbedJob, EmbedResult, Limits, Stage
@@ -31,7 +31,8 @@ class Embeddings(Generic[Job]):
     """The endpoint of one dialect for one service.
 
     `parse` makes a job of a body, or raises a `RequestError`; `render` makes the body of the reply, from the result, the job and the
-    request's id. Both may run in a thread. `headers` are the dialect's own; `compute` takes the place of the service's `embed`.
+    request's id. Both may run in a thread. `headers` are the dialect's own; `compute` takes the place of the service's `embed`;
+    `content_type` is that of the body.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Embeddings(Generic[Job]):
         render: Callable[[EmbedResult, Job, str], bytes],
         headers: Callable[[EmbedResult, Job, Request], Headers] | None = None,
         compute: Callable[[Job, str], Awaitable[EmbedResult]] | None = None,
+        content_type: Callable[[Job], bytes] = lambda job: JSON,
     ) -> None:
         self.service = service
         self.models = models
@@ -50,6 +52,7 @@ class Embeddings(Generic[Job]):
         self._render = render
         self._headers = headers
         self._compute = compute
+        self._content_type = content_type
 
     async def __call__(self, request: Request) -> Reply:
         timeout = timeout_seconds(request)
@@ -67,7 +70,14 @@ class Embeddings(Generic[Job]):
         else:
             rendered = await asyncio.to_thread(self._render, result, job, request.id)
         stages = {**result.stage_seconds, Stage.RENDER: time.perf_counter() - started}
-        reply = Reply(200, rendered, stage_seconds=stages, inputs=len(job), prompt_tokens=result.prompt_tokens)
+        reply = Reply(
+            200,
+            rendered,
+            self._content_type(job),
+            stage_seconds=stages,
+            inputs=len(job),
+            prompt_tokens=result.prompt_tokens,
+        )
         if job.truncated:
             reply.headers.append((TRUNCATED, b"%d" % job.truncated))
         if self._headers is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -29,6 +30,13 @@ TIMEOUT = b"x-request-timeout-seconds"
 
 HIDDEN_TIMEOUT = b"x-embedserve-timeout-seconds"
 """The same under a name that no server in front of the app reads, see `cluster.edge`."""
+
+PIECE_BYTES = 4 * 1024 * 1024
+"""A server takes any piece at once, and the next one only when its client has taken most of it: of an answer sent whole nobody knows
+whether it is read."""
+
+SEND_SECONDS = 300.0
+"""For all of a large answer: a client that reads a byte a minute holds that much memory, and a place among its key's requests."""
 
 # A caller's id goes into logs and headers of other systems: visible ASCII only, and short.
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -126,7 +134,8 @@ _STAGE_HEADER = {stage: f"x-{stage.value}-ms".encode() for stage in Stage}
 async def send_reply(send: Send, request: Request, reply: Reply) -> None:
     """Write `reply`, with the headers that every response carries; a HEAD request gets them without the body.
 
-    The names are OpenAI's, but for `x-{stage}-ms`: metrics and logs use the same word for the stage.
+    The names are OpenAI's, but for `x-{stage}-ms`: metrics and logs use the same word for the stage. Returns once all but the last
+    piece is taken by the client; raises `TimeoutError` if that takes longer than `SEND_SECONDS`.
     """
     elapsed_ms = (time.monotonic() - request.started) * 1e3
     headers: Headers = [
@@ -140,4 +149,19 @@ async def send_reply(send: Send, request: Request, reply: Reply) -> None:
         headers.append((_STAGE_HEADER[stage], b"%.3f" % (seconds * 1e3)))
     headers += reply.headers
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})
+    body = b"" if request.method == "HEAD" else reply.body
+    if len(body) > PIECE_BYTES:
+        async with asyncio.timeout(SEND_SECONDS):
+            await _send_in_pieces(send, body)
+    else:
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _send_in_pieces(send: Send, body: bytes) -> None:
+    whole, last = (
+        memoryview(body),
+        (len(body) - 1) // PIECE_BYTES,
+    )  # without copies: they'd take as long as sending does
+    for number in range(last + 1):
+        piece = whole[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": number < last})

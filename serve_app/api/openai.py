@@ -2,7 +2,7 @@
 
 The contract is openai-openapi's `CreateEmbeddingRequest`, whose unknown fields are refused too.
 `instruction`, `prompt_name`, `input_type`, `truncate`, `truncate_prompt_tokens` and `priority` are extensions, and
-so are the `encoding_format`s of `Quantised`; an optional field that is null counts as left out.
+so are the `encoding_format`s of `Quantised` and `Raw`; an optional field that is null counts as left out.
 """
 
 from __future__ import annotations
@@ -43,12 +43,22 @@ Quantised = Literal[
 field; they hand on as it comes what a caller asked for by name."""
 
 
+Raw = Literal["bytes", "bytes_only"]
+"""vLLM's: the body is the vectors themselves, float32, little-endian, one behind the other, and no JSON. `bytes` describes them in a
+header, for vLLM's clients."""
+
+MOST_DESCRIBED = 64
+"""Inputs of a request for `bytes`: about 100 bytes of header each, and many clients and proxies take no header over 8 kB."""
+
+
 @dataclass(slots=True)
 class EmbeddingsJob(EmbedJob):
-    """A job, and how its vectors are to be written: which numbers, and whether as JSON or as base64 of their bytes, little-endian."""
+    """A job, and how its vectors are to be written: which numbers, and whether as JSON, as base64 of their bytes, little-endian, or
+    as these bytes (`raw`)."""
 
     output_type: OutputType = OutputType.FLOAT
     base64: bool = False
+    raw: Raw | None = None
 
 
 class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
@@ -66,10 +76,10 @@ class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
         int | None, Meta(description="Length of each vector. Shorter ones are cut and normalised again.")
     ] = None
     encoding_format: Annotated[
-        Literal["float", "base64"] | Quantised | None,
+        Literal["float", "base64"] | Quantised | Raw | None,
         Meta(
             description="JSON numbers (default), or base64 of little-endian float32. Fewer bytes: half precision, int8 "
-            "and one bit a dimension, as JSON numbers or base64 of their bytes."
+            "and one bit a dimension, as JSON numbers or base64 of their bytes; or the bytes of float32 alone, without JSON."
         ),
     ] = None
     user: Annotated[str | None, Meta(description="Accepted for compatibility; not used.")] = None
@@ -111,12 +121,14 @@ VECTOR_FORMATS: dict[str, tuple[OutputType, bool]] = {
     "base64": (OutputType.FLOAT, True),
     **{name: (OutputType(name.removeprefix("base64_")), name.startswith("base64_")) for name in get_args(Quantised)},
 }
-"""What each `encoding_format` means: the type of the numbers, and whether they are written in base64."""
+"""What each `encoding_format` of JSON means: the type of the numbers, and whether they are written in base64."""
+
+_RAW: tuple[Raw, ...] = get_args(Raw)
 
 _RULES = {
     "model": "must be a string",
     "dimensions": "must be an integer",
-    "encoding_format": f"must be {listed([*VECTOR_FORMATS])}",
+    "encoding_format": f"must be {listed([*VECTOR_FORMATS, *_RAW])}",
     "user": "must be a string",
     "instruction": f"must be a string of at most {MAX_INSTRUCTION_CHARACTERS} characters",
     "prompt_name": "must be a string",
@@ -129,6 +141,8 @@ _RULES = {
 _INSTEAD = {
     "normalize": "Remove it: vectors are always normalised.",
     "embedding_types": "Use 'encoding_format' instead.",
+    "embed_dtype": "Use 'encoding_format' instead, with 'float16' or 'base64_float16' for half precision.",
+    "endianness": "Remove it: bytes are always little-endian.",
     "output_dtype": "Use 'encoding_format' instead, with 'base64_int8' for base64 of int8.",
     "prompt": "Send the text in 'input', and the task in 'instruction'.",
     "task": "Describe the task in 'instruction' instead.",
@@ -150,7 +164,8 @@ def parse(body: bytes, models: Models, limits: Limits) -> EmbeddingsJob:
     prompt = resolve(model, request.instruction, request.prompt_name, request.input_type, texts=texts is not None)
     truncate, truncate_to = _truncation(request, model)
     dimensions = dimensions_of(request.dimensions, model, "dimensions")
-    output_type, base64 = VECTOR_FORMATS[request.encoding_format or "float"]
+    raw = _raw(request.encoding_format, len(texts or token_ids or ()))
+    output_type, base64 = VECTOR_FORMATS["float" if raw is not None else request.encoding_format or "float"]
     check_packing(output_type, dimensions or model.dimensions, "dimensions")
     return EmbeddingsJob(
         model=model.id,
@@ -162,6 +177,7 @@ def parse(body: bytes, models: Models, limits: Limits) -> EmbeddingsJob:
         dimensions=dimensions,
         output_type=output_type,
         base64=base64,
+        raw=raw,
         priority=Priority.BULK if request.priority == "bulk" else Priority.INTERACTIVE,
     )
 
@@ -177,6 +193,16 @@ def dimensions_of(wanted: int | None, model: ServedModel, field: str) -> int | N
     if wanted is not None and not low <= wanted <= high:
         raise InvalidRequestError(f"'{field}' must be from {low} to {high} for the model '{model.id}'.", field)
     return wanted
+
+
+def _raw(wanted: str | None, inputs: int) -> Raw | None:
+    found = next((name for name in _RAW if name == wanted), None)
+    if found == "bytes" and inputs > MOST_DESCRIBED:
+        raise InvalidRequestError(
+            f"'bytes' describes each vector in a header, and takes at most {MOST_DESCRIBED} inputs. Ask for 'bytes_only'.",
+            "encoding_format",
+        )
+    return found
 
 
 def _truncation(request: EmbeddingsRequest, model: ServedModel) -> tuple[Truncate, int | None]:

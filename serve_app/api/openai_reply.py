@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from binascii import b2a_base64
 from typing import Literal
 
@@ -9,6 +11,7 @@ import numpy as np
 import orjson
 from msgspec import Struct
 
+from serve_app.api.http import JSON, Headers, Request
 from serve_app.api.openai import EmbeddingsJob
 from serve_app.api.quantise import quantise
 from serve_app.errors import NonFiniteError
@@ -40,7 +43,7 @@ class EmbeddingsReply(Struct):
 
 
 def render(result: EmbedResult, job: EmbeddingsJob, request_id: str = "") -> bytes:
-    """The JSON body for `result.vectors`, float32 `[inputs, dimensions]`, written as `job` says.
+    """The body for `result.vectors`, float32 `[inputs, dimensions]`, written as `job` says: JSON unless it is `raw`.
 
     Raises `NonFiniteError`: JSON has no NaN, and null in a vector corrupts an index silently.
 
@@ -50,6 +53,8 @@ def render(result: EmbedResult, job: EmbeddingsJob, request_id: str = "") -> byt
     if not np.isfinite(result.vectors).all():
         raise NonFiniteError("a vector is not finite")
     vectors = quantise(result.vectors, job.output_type)
+    if job.raw is not None:
+        return vectors.tobytes()
     if job.base64:
         items = [
             b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, b2a_base64(row, newline=False))
@@ -69,3 +74,36 @@ def render(result: EmbedResult, job: EmbeddingsJob, request_id: str = "") -> byt
         result.prompt_tokens,
     )
     return b",".join(items)
+
+
+def content_type(job: EmbeddingsJob) -> bytes:
+    """What the body that `render` writes is."""
+    return JSON if job.raw is None else b"application/octet-stream"
+
+
+def headers(result: EmbedResult, job: EmbeddingsJob, request: Request) -> Headers:
+    """For `bytes`, where each vector is in the body, as JSON, and the usage: vLLM's header `metadata`, which its
+    `examples/pooling/embed` read."""
+    if job.raw != "bytes":
+        return []
+    dimensions = result.vectors.shape[1]
+    size = 4 * dimensions
+    described = {
+        "id": request.id,
+        "created": int(time.time()),
+        "model": job.model,
+        "data": [
+            {
+                "index": index,
+                "embed_dtype": "float32",
+                "endianness": "little",
+                "start": index * size,
+                "end": (index + 1) * size,
+                "shape": [dimensions],
+            }
+            for index in range(result.inputs)
+        ],
+        "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+    }
+    # ASCII only: it is a header.
+    return [(b"metadata", json.dumps(described, separators=(",", ":")).encode())]

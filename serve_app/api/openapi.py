@@ -130,11 +130,12 @@ def _content(body: Any, schemas: dict[Any, Any]) -> dict[str, Any]:
     if isinstance(body, str):
         return {body: {}}
     parts = [schemas[part] for part in _parts(body)]
-    return {"application/json": {"schema": parts[0] if len(parts) == 1 else {"anyOf": parts}}}
+    content: dict[str, Any] = {"application/json": {"schema": parts[0] if len(parts) == 1 else {"anyOf": parts}}}
+    return content | {"application/octet-stream": {}} if bytes in get_args(body) else content
 
 
 def _parts(body: Any) -> tuple[Any, ...]:
-    """The types of a JSON body: one, those of a union, or none for a media type."""
+    """The types of a JSON body: one, those of a union, or none for a media type. `bytes` in a union is a body that is none."""
     if isinstance(body, str):
         return ()
-    return get_args(body) if isinstance(body, UnionType) else (body,)
+    return tuple(part for part in get_args(body) if part is not bytes) if isinstance(body, UnionType) else (body,)

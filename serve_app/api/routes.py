@@ -34,9 +34,16 @@ def api_routes(service: Service, extra: Sequence[Route] = ()) -> list[Route]:
         Route(
             "POST",
             "/v1/embeddings",
-            Embeddings(service, models, openai.parse, openai_reply.render),
+            Embeddings(
+                service,
+                models,
+                openai.parse,
+                openai_reply.render,
+                openai_reply.headers,
+                content_type=openai_reply.content_type,
+            ),
             "Embed texts or token ids",
-            {200: EmbeddingsReply, **dict.fromkeys((400, 404, 408, 413, 415, 422, 429, 500, 503), ErrorReply)},
+            {200: EmbeddingsReply | bytes, **dict.fromkeys((400, 404, 408, 413, 415, 422, 429, 500, 503), ErrorReply)},
             EmbeddingsRequest,
             _HEADERS,
             DIALECTS[0],

@@ -31,8 +31,8 @@ class Route:
     """One operation.
 
     `path` is literal; one that ends in `{name}` takes all that follows, slashes included. `request` is the
-    struct of the JSON body; `responses` maps a status to the struct of its JSON body, or to a media type for
-    anything else. `headers` are those of the request that mean something here, each with its description and
+    struct of the JSON body; `responses` maps a status to the struct of its JSON body (`| bytes` where that may be bytes instead),
+    or to a media type for anything else. `headers` are those of the request that mean something here, each with its description and
     JSON schema. `dialect` is whose contract it keeps, for metrics; `errors` writes every error on the path in that
     contract's words, defects (500) and wrong methods (405) included, and `error` is the struct of its body. `access`
     is who may call it.

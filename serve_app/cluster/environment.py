@@ -23,6 +23,7 @@ class Ports:
     haproxy_metrics: int = 9101
     gateway_first: int = 47000  # Serve's own default, 30000, is where users of other servers expect the service itself
     gateway_last: int = 47999
+    fallback: int = 8500  # Serve's own proxy, which HAProxy sends to where no gateway answers; Serve's default
 
 
 # What costs throughput when it's missing; ports and paths don't.
@@ -37,6 +38,8 @@ PERFORMANCE = {
 SLOW_CLIENTS = "timeout http-request 60s"
 """HAProxy's bound for a request's head, and for its body up to the buffer's size: Serve sets none, so that a client could hold one of
 its 4,096 connections with a byte an hour. It answers 408. What comes behind the buffer is the gateway's to bound."""
+
+READING_SECONDS = 120
 
 # A gateway that dies with requests in flight shall cost its clients nothing: embedding is idempotent, so HAProxy sends them to
 # another one. It can as long as nothing was answered and it has the whole request at hand, which needs:
@@ -82,10 +85,14 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.gateway_first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.gateway_last),
+        # Bound with SO_REUSEPORT: two instances on one machine that had the same would get each other's requests.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, 4 to 7 s with this.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
         # And until then another stands in for it, see there.
         **guarded_haproxy(),
+        # Who reads nothing of an answer for so long is cut off, where Serve would wait for an hour. Who waits for one isn't.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(READING_SECONDS),
         # HAProxy would log each request to a Python process, which parses it for metrics that the gateway has already.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",

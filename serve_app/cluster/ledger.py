@@ -81,21 +81,29 @@ class Ledger:
         try:
             await asyncio.to_thread(work, self._store)
             self._complained = False
-        except OSError as error:
+        except Exception as error:
+            # Others than OSErrors are defects, and no reason to store nothing from now on.
             self._on_failed()
             if not self._complained:
-                logger.error("%s", error)
+                logger.error("%s", error if isinstance(error, OSError) else f"The ledger's store failed: {error!r}")
             self._complained = True
 
 
 def recover(store: LedgerStore) -> None:
-    """Store what is in directories whose processes were killed before they, or anybody, could. Raises OSError."""
+    """Store what is in directories whose processes were killed before they, or anybody, could; one that can't be read keeps none of
+    the others from it. Raises OSError."""
     found = {}
     for id_, source in store.load().items():
         path = Path(source.path)
-        if not source.path or not (path / "id").exists() or (path / "id").read_text() != id_:
-            continue  # of another node, or cleared away
-        rows = rows_of(MetricsDirectory(path).read().totals())
+        try:
+            if not source.path or not (path / "id").exists() or (path / "id").read_text() != id_:
+                continue  # of another node, or cleared away
+            rows = rows_of(MetricsDirectory(path).read().totals())
+        except Exception as error:
+            logger.error(
+                "What was counted in %s can't be read, so the ledger may lack its last seconds: %r", path, error
+            )
+            continue
         if latest(source.rows, rows) != source.rows:
             found[id_] = Source(source.path, rows)
     store.save(found)

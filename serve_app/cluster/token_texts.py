@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from serve_app.cluster.tokenize import INLINE_CHARACTERS, PART_CHARACTERS, parts
 from serve_app.engine.tokenizer import Tokenizer
@@ -13,6 +15,12 @@ from serve_app.types import Limits, TokenIds, Tokenized
 # Below this many ids a thread hop costs more than it spares the event loop.
 INLINE_IDS = 1024
 
+
+T = TypeVar("T")
+
+# One at a time, in a thread of its own: nothing else bounds this work, and a dozen of megabytes in the threads that everybody uses
+# would keep those who want vectors waiting for half a minute. What its caller has left before its turn isn't begun.
+_TURNS = ThreadPoolExecutor(1, "token-texts")
 
 # A text is tokenized at one go, and nothing can stop that: a megabyte takes seconds. Prose has 1.5 to 5 characters to a token.
 MOST_CHARACTERS_PER_TOKEN = 8
@@ -35,7 +43,7 @@ async def tokenized(
         if sum(map(len, part)) <= INLINE_CHARACTERS:
             described = _described(tokenizer, part, add_special_tokens, most)
         else:
-            described = await asyncio.to_thread(_described, tokenizer, part, add_special_tokens, most)
+            described = await _in_turn(_described, tokenizer, part, add_special_tokens, most)
         if described is None:
             raise _too_many(f"{limits.max_request_tokens} tokens")
         found += described
@@ -64,4 +72,8 @@ async def decoded(tokenizer: Tokenizer, inputs: Sequence[TokenIds], skip_special
             )
     if sum(map(len, inputs)) <= INLINE_IDS:
         return tokenizer.decode_batch(inputs, skip_special_tokens)
-    return await asyncio.to_thread(tokenizer.decode_batch, inputs, skip_special_tokens)
+    return await _in_turn(tokenizer.decode_batch, inputs, skip_special_tokens)
+
+
+async def _in_turn(work: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_TURNS, work, *arguments)

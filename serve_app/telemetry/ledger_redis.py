@@ -24,9 +24,9 @@ class RedisStore:
         """See `LedgerStore`."""
         try:
             found: Any = self._redis.hgetall(self._key)
-        except RedisError as error:
+            return {id_.decode(): _decode(data) for id_, data in found.items()}
+        except (RedisError, ValueError, TypeError) as error:
             raise OSError(f"The ledger in Redis can't be read: {type(error).__name__}") from None
-        return {id_.decode(): _decode(data) for id_, data in found.items()}
 
     def save(self, sources: Mapping[str, Source]) -> None:
         """See `LedgerStore`. Two gateways may save at once, so what is written is what was read, unless somebody wrote meanwhile."""
@@ -42,7 +42,7 @@ class RedisStore:
             return
         try:
             self._redis.transaction(merge, self._key)
-        except RedisError as error:
+        except (RedisError, ValueError, TypeError) as error:
             raise OSError(f"The ledger in Redis can't be written: {type(error).__name__}") from None
 
 
