@@ -33,6 +33,8 @@ class Hosted:
     trouble: Callable[[dict[str, Any]], tuple[int, bytes, dict[str, str]] | None] = lambda body: None
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of each of `bodies`, by names in lower case."""
     answered: int = 0
     tokens: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         hosted = self.hosted
         with hosted.lock:
             hosted.bodies.append(body)
+            hosted.headers.append({name.lower(): value for name, value in self.headers.items()})
         if hosted.delay:
             time.sleep(hosted.delay)
         if (found := hosted.trouble(body)) is not None:

@@ -90,6 +90,19 @@ def test_other_servers_get_none_unless_they_are_to_have_the_prefix(make: Make) -
     assert "Qwen3-Embedding's model card" in prefixed.use(None).notes[0]
 
 
+def test_what_the_environment_says_of_an_openai_account_goes_to_no_other_server(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("API_KEY", KEY), ("ORG_ID", "org-4711"), ("PROJECT_ID", "proj-0815")):
+        monkeypatch.setenv(f"OPENAI_{name}", value)
+    with Hosted.running() as hosted:
+        for target in (f"a=openai:{hosted.url}", f"a={hosted.url}"):
+            make(target).open()
+        sent = " ".join(value for headers in hosted.headers for value in headers.values())
+    assert len(hosted.headers) == 2
+    assert not [secret for secret in (KEY, "org-4711", "proj-0815") if secret in sent]
+
+
 def test_cohere_gets_the_input_type_of_the_role(make: Make) -> None:
     with Hosted.running(key=KEY) as hosted:
         encoder = make(f"c=cohere:words-1,url={hosted.url}/v2,key-env=K", K=KEY)

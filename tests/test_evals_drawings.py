@@ -48,6 +48,13 @@ def test_drawings_bear_extremes() -> None:
             assert svg.startswith("<svg") and len(svg) < 600_000, (plot.kind, len(svg))
 
 
+def test_targets_of_other_lengths_have_their_own_places_on_an_axis_of_the_same_kind() -> None:
+    short = Plot("lines", "x", x=[32.0, 64.0], series={"a": [0.5, 1.0], "b": [0.4, 0.9]})
+    long = Plot("lines", "x", x=[32.0, 4096.0], series={"a": [0.5, 1.0], "b": [0.4, 0.9]})
+    svg = draw({"short": short, "long": long}, "x")
+    assert [svg.count(f">{place}</text>") for place in ("32", "64", "4,096")] == [2, 1, 1]
+
+
 def test_labels_are_text_that_fits() -> None:
     chinese = "退货政策第一条：商品签收后七天内可以无理由退货"
     assert label(chinese) == "退货政策第一条：商品签收后七天…"

@@ -12,9 +12,9 @@ from serve_app.evals.report import write
 from serve_app.evals.report.markdown import escape
 from serve_app.evals.report.overview import overview, verdict
 from serve_app.evals.report.suite import suite_part
-from serve_app.evals.result import Comparison, Plot, Run
+from serve_app.evals.result import Comparison, Figure, Plot, Run
 from tests.eval_page import Page, written
-from tests.eval_runs import paired, run, with_failure
+from tests.eval_runs import LANGUAGES, paired, run, with_failure
 
 HOSTILE = (
     '<script>alert("x")</script>',
@@ -74,7 +74,7 @@ def test_the_overview_has_quality_cost_and_latency_in_one_table(three: Run, show
     assert table["latency p50of a request\n"][:3] == ["82.5 ms", "82.5 ms", "–"]
     assert table["latency p95of a request\n"][:3] == ["314.1 ms", "314.1 ms", "–"]
     assert table["tokensas the target counts\n"][:3] == ["51,234", "51,234", "–"]
-    assert table["of these cachedfrom earlier runs\n"][:3] == ["25%"] * 3
+    assert table["of these keptasked for before\n"][:3] == ["25%"] * 3
     [pairs] = [row for name, row in table.items() if name.startswith("pairs")]
     assert pairs[2] == "failed"
     assert "tfidf/pairs was not measured: the server answered 500" in page.words
@@ -214,13 +214,18 @@ def test_languages_make_a_matrix_and_words_behind_them_its_title(three: Run) -> 
     for row in tables[0].rows:
         for column, cell in zip(tables[0].head[1:], row[1:], strict=True):
             assert cell.text == f"{values[f'{row[0].text}→{column}']:.3f}"
-    renamed = [
-        msgspec.structs.replace(figure, group=f"{figure.group} in the pool") if figure.group else figure
-        for figure in three.results[0].figures
-    ]
-    only = msgspec.structs.replace(three, results=[msgspec.structs.replace(three.results[0], figures=renamed)])
-    groups = {table.group for table in suite_part(only, "crosslingual").tables}
-    assert "P@5 from language to language in the pool" in groups
+    figures = three.results[0].figures
+    more = [Figure("P@5", 0.5, group=f"{language}→all") for language in LANGUAGES]
+    more += [msgspec.structs.replace(one, group=f"{one.group} in the pool") for one in figures if one.group]
+    both = msgspec.structs.replace(three.results[0], figures=[*more[:4], *figures, *more[4:]])
+    only = suite_part(msgspec.structs.replace(three, results=[both]), "crosslingual")
+    heads = {table.group: table.head for table in only.tables if table.group.startswith("P@5 from")}
+    assert heads == {
+        "P@5 from language to language": ["from→to", "zh", "en", "ja", "es", "all"],
+        "P@5 from language to language in the pool": ["from→to", "zh", "en", "ja", "es"],
+    }
+    [parts] = [table for table in only.tables if table.group == "By part"]
+    assert parts.page_only and len(parts.rows) == 36, "Markdown has the matrices"
 
 
 def test_one_target_has_all_metrics_of_its_groups_side_by_side() -> None:

@@ -155,6 +155,14 @@ def test_pairs(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("first", "second", "said"), [(0.9, 0.1, False), (0.1, 0.9, True)])
+def test_an_area_below_a_half_is_explained(first: float, second: float, said: bool, tmp_path: Path) -> None:
+    encoder = Known({"x": (1, 0), "yes": (first, 1 - first), "no": (second, 1 - second)})
+    rows = [{"id": text, "text1": "x", "text2": text, "similar": text == "yes"} for text in ("yes", "no")]
+    result = measured("pairs", tmp_path, encoder, pairs=rows)
+    assert any(note.startswith("ROC-AUC below 0.5") for note in result.notes) is said
+
+
 def test_areas_of_pairs_have_intervals_like_those_of_resampled_pairs() -> None:
     result = shipped("pairs")
     [figure] = [one for one in result.figures if one.metric == "ROC-AUC" and not one.group]

@@ -50,6 +50,18 @@ def training_texts() -> list[str]:
     return texts_in(TRAINING, sorted(TRAINING_COLUMNS))
 
 
+@cache
+def shipped_texts(suite: str) -> list[str]:
+    return texts_in(SHIPPED / suite, sorted(TEXT_COLUMNS))
+
+
+@cache
+def all_grams() -> dict[str, csr_matrix]:
+    """Of each suite's texts, and under "training" of those."""
+    names = [*FOLDERS, "training"]
+    return dict(zip(names, grams(*map(shipped_texts, FOLDERS), training_texts()), strict=True))
+
+
 def grams(*collections: list[str]) -> list[csr_matrix]:
     """A row of 0 and 1 for each text, a column for each n-gram of any of them."""
     counter = CountVectorizer(analyzer="char", ngram_range=(WIDTH, WIDTH), binary=True, lowercase=True, dtype=np.int32)
@@ -149,8 +161,7 @@ def test_labels_hold() -> None:
 
 @pytest.mark.parametrize("suite", FOLDERS)
 def test_no_two_texts_of_a_suite_are_of_one_template(suite: str) -> None:
-    texts = texts_in(SHIPPED / suite, sorted(TEXT_COLUMNS))
-    [found] = grams(texts)
+    texts, found = shipped_texts(suite), all_grams()[suite]
     # The two sentences of a hard pair are alike on purpose: roles, numbers or a negation make the difference.
     pairs = shipped("pairs", "pairs") if suite == "pairs" else []
     both = [(texts.index(row["text1"]), texts.index(row["text2"])) for row in pairs]
@@ -160,16 +171,24 @@ def test_no_two_texts_of_a_suite_are_of_one_template(suite: str) -> None:
 
 @pytest.mark.parametrize("suite", FOLDERS)
 def test_training_texts_are_others_than_those_of_the_evaluation(suite: str) -> None:
-    texts = texts_in(SHIPPED / suite, sorted(TEXT_COLUMNS))
+    texts = shipped_texts(suite)
     assert set(texts).isdisjoint(training_texts())
-    overlap, one, other = closest(*grams(texts, training_texts()))
+    overlap, one, other = closest(all_grams()[suite], all_grams()["training"])
     assert overlap <= MOST, (overlap, texts[one], training_texts()[other])
 
 
-def test_a_template_would_be_noticed() -> None:
-    texts = [
-        f"The central bank of {name} raised its main interest rate by a quarter point" for name in ("Norway", "Chile")
-    ]
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [
+            f"The central bank of {name} raised its main interest rate by a quarter point"
+            for name in ("Norway", "Chile")
+        ],
+        [f"原告{a}与被告{b}因买卖合同纠纷诉至法院，请求判令被告支付货款三万元。" for a, b in ("张李", "王赵")],
+    ],
+    ids=["en", "zh"],
+)
+def test_a_template_would_be_noticed(texts: list[str]) -> None:
     [found] = grams([*texts, "Something else altogether is said here"])
     overlap, one, other = closest(found, found)
     assert overlap > MOST

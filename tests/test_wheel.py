@@ -32,11 +32,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_in_it(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"serve_app/py.typed", "serve_app/bench/page.html", "serve_app/evals/report/page.html"} <= set(names)
+    assert {"serve_app/evals/README.md", "serve_app/training/README.md"} <= set(names), (
+        "licence and formats of the texts"
+    )
     known = {f"serve_app/engine/known/{file.name}" for file in (ROOT / "serve_app/engine/known").glob("*.json")}
     assert known and known <= set(names)
     prices = zipfile.ZipFile(wheel).read("serve_app/telemetry/prices.yaml")
     assert prices == (ROOT / "deploy" / "prices.yaml").read_bytes()
-    for folder in ("serve_app/engine/demo_model", "serve_app/training/data"):
+    for folder in ("serve_app/engine/demo_model", "serve_app/evals/data", "serve_app/training/data"):
         wanted = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob("*") if file.is_file()}
         assert wanted == {name for name in names if name.startswith(f"{folder}/")}
         assert wanted

@@ -36,9 +36,13 @@ def hold(engine: Engine, checkpoint: Checkpoint) -> None:
             lambda texts: engine.encode(tokenizer.encode_batch(texts)), engine.precision.name
         )
         found.append(scores)
-        log.info("%s is known by %s; scores are %s", checkpoint.name, recognised.by, scores.said)
+        if scores.passed:
+            log.info("%s is known by %s; scores are %s", checkpoint.name, recognised.by, scores.said)
     if wrong := failures(found):
-        raise SelfCheckError("; ".join(f"{finding.check}: {finding.said}" for finding in wrong))
+        said = "; ".join(f"{finding.check}: {finding.said}" for finding in wrong)
+        # Said here too, since Serve keeps the exception of a replica that doesn't start to its own files.
+        log.error("%s fails its self-check, so it isn't served: %s", checkpoint.name, said)
+        raise SelfCheckError(said)
 
 
 def findings(engine: Engine) -> list[Finding]:

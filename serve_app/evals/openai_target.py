@@ -10,7 +10,7 @@ import numpy as np
 import openai
 
 from serve_app.evals.encoder import Role
-from serve_app.evals.target import Target, TargetError
+from serve_app.evals.target import OPENAI_URL, Target, TargetError
 from serve_app.evals.target_backend import RETRIES, TIMEOUT_SECONDS, Answer, Known
 
 PREFIX = "Instruct: {instruction}\nQuery:"
@@ -19,9 +19,11 @@ PREFIX = "Instruct: {instruction}\nQuery:"
 TOLD = ("revision", "created", "dimensions", "max_input_tokens", "demo")
 """What our `/v1/models` says of a model beside OpenAI's fields; `created` is the checkpoint's date."""
 
-
 OURS = {"prompts", "max_input_tokens"}
 """By which fields of `/v1/models` our service is known. Others refuse the field `instruction`, or silently ignore it."""
+
+NOT_OPENAI: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+"""Headers that only OpenAI's own service gets."""
 
 NOT_THE_API = (openai.OpenAIError, ValueError, TypeError, AttributeError)
 """What the client raises, the last three where a reply is a web page or other JSON."""
@@ -41,9 +43,13 @@ class OpenAITarget:
         self._ours = target.kind == "ours"
         self._model = target.model
         self.batch = target.batch or 64
-        # All that the client would otherwise take from the environment and send to whatever server this is, is set.
+        # The client takes key, organization and project from the environment: they are OpenAI's, and go to no other server.
         self._client = openai.OpenAI(
-            base_url=base_url(target.url), api_key=target.key or "none", max_retries=RETRIES, timeout=TIMEOUT_SECONDS
+            base_url=base_url(target.url),
+            api_key=target.key or "none",
+            default_headers=None if target.url == OPENAI_URL else NOT_OPENAI,
+            max_retries=RETRIES,
+            timeout=TIMEOUT_SECONDS,
         )
 
     def open(self) -> Known:

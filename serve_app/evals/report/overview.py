@@ -27,7 +27,7 @@ USES: list[tuple[str, str, Callable[[TargetUse], str]]] = [
     ("requests", "", lambda use: f"{use.requests:,}"),
     ("tokens", "as the target counts", lambda use: f"{use.tokens:,}" if use.tokens else UNKNOWN),
     ("texts", "", lambda use: f"{use.texts:,}"),
-    ("of these cached", "from earlier runs", lambda use: f"{use.cached / use.texts:.0%}" if use.texts else UNKNOWN),
+    ("of these kept", "asked for before", lambda use: f"{use.cached / use.texts:.0%}" if use.texts else UNKNOWN),
     ("time waited", "", lambda use: f"{use.seconds:,.1f} s"),
 ]
 

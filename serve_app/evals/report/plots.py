@@ -83,26 +83,27 @@ def _write_values(axes: Axes, values: Any, low: float, high: float) -> None:
 
 def _lines(plots: Mapping[str, Plot]) -> Figure:
     """One line a target, all in one panel; where targets have several lines each, a panel for each."""
-    first = next(iter(plots.values()))
     single = all(len(plot.series) == 1 for plot in plots.values())
     figure, places = panels(1 if single else len(plots), 3.6)
     names = list(plots) if single else list(dict.fromkeys(name for plot in plots.values() for name in plot.series))
     shades = dict(zip(names, colours(len(names)), strict=True))
+    everywhere = [x for plot in plots.values() for x in plot.x]
+    spans = min(everywhere) > 0 and max(everywhere) / min(everywhere) >= 16
     for index, (target, plot) in enumerate(plots.items()):
         axes = places[0 if single else index]
         for name, values in plot.series.items():
             few: Any = {"marker": "o", "markersize": 3} if len(plot.x) <= 20 else {}
             axes.plot(plot.x, values, color=shades[target if single else name], **few)
         tidy(axes, "" if single else target, plot.x_label, plot.y_label if single or index % 3 == 0 else "")
-        _x_axis(axes, first.x)
+        _x_axis(axes, sorted(set(everywhere)) if single else plot.x, spans)
     _share_y(places)
     _legend(figure, {name: _swatch("-", shade) for name, shade in shades.items()})
     return figure
 
 
-def _x_axis(axes: Axes, x: list[float]) -> None:
+def _x_axis(axes: Axes, x: list[float], spans: bool) -> None:
     """Logarithmic where it spans much, as dimensions and cutoffs do; few places are named themselves."""
-    if min(x) > 0 and max(x) / min(x) >= 16:
+    if spans:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axes.xaxis.set_minor_locator(NullLocator())

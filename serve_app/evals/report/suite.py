@@ -81,14 +81,19 @@ def groups(found: dict[str, SuiteResult]) -> list[Table]:
 
 def matrices(found: dict[str, SuiteResult]) -> list[Table]:
     """Of groups named `zh→en`: a matrix for each metric and target, queries' languages down and documents' across. Words behind the
-    second language, the same in all groups, belong to the title."""
+    second language belong to the title: those of the same words make a matrix."""
     tables = []
-    for metric in dict.fromkeys(metric for metric, _ in _places(found)):
-        pairs = [group for name, group in _places(found) if name == metric and PAIR in group]
-        if not _is_pairs(pairs):
+    by_title: dict[tuple[str, str], list[str]] = {}
+    for metric, group in _places(found):
+        if PAIR in group:
+            by_title.setdefault((metric, _behind(group)), []).append(group)
+    for (metric, behind), pairs in by_title.items():
+        if not _is_matrix(pairs):
             continue
-        down, across = (list(dict.fromkeys(side)) for side in zip(*map(_ends, pairs), strict=True))
-        behind = pairs[0].partition(PAIR)[2].partition(" ")[2]
+        ends = [_ends(pair) for pair in pairs]
+        # `zh→all`, of which there is no `all→zh`, stands behind the single languages.
+        down, across = list(dict.fromkeys(start for start, _ in ends)), list(dict.fromkeys(end for _, end in ends))
+        across.sort(key=lambda end: end not in down)
         title = " ".join(filter(None, (metric, "from language to language", behind)))
         shown = [figure for result in found.values() for pair in pairs if (figure := figure_of(result, metric, pair))]
         low, high = min(figure.value for figure in shown), max(figure.value for figure in shown)
@@ -151,12 +156,21 @@ def _ends(pair: str) -> tuple[str, str]:
     return start, rest.partition(" ")[0]
 
 
-def _is_pairs(names: Sequence[str]) -> bool:
-    """Whether they make a matrix of at least two rows and columns, and only one."""
-    pairs = [name for name in names if PAIR in name]
-    ends = {_ends(name) for name in pairs}
-    behind = {name.partition(PAIR)[2].partition(" ")[2] for name in pairs}
-    return len({a for a, _ in ends}) > 1 and len({b for _, b in ends}) > 1 and len(behind) == 1
+def _behind(group: str) -> str:
+    """`in the pool` of `zh→en in the pool`."""
+    return group.partition(PAIR)[2].partition(" ")[2]
+
+
+def _is_matrix(groups: Sequence[str]) -> bool:
+    """Whether they are pairs with at least two rows and columns."""
+    ends = [_ends(group) for group in groups]
+    return all(PAIR in group for group in groups) and min(len(set(side)) for side in zip(*ends, strict=True)) > 1
+
+
+def _is_pairs(groups: Sequence[str]) -> bool:
+    """Whether all of them are in matrices."""
+    behind = dict.fromkeys(map(_behind, groups))
+    return bool(groups) and all(_is_matrix([group for group in groups if _behind(group) == end]) for end in behind)
 
 
 def _place(names: Sequence[str]) -> dict[str, Any]:

@@ -87,6 +87,11 @@ def _measure(data: list[list[Pair]], encoder: Encoder, seed: int) -> SuiteResult
         "dissimilar ones of that kind. The best F1 is that of the best threshold on these very pairs: an upper bound for one set "
         "elsewhere. A threshold differs from model to model and says nothing of quality."
     )
+    if found.figures[0].value < 0.5:
+        found.notes.append(
+            "ROC-AUC below 0.5: dissimilar pairs score higher than similar ones. That comes of going by words alone, where hard pairs "
+            "share most of theirs and translations none."
+        )
     return found.result()
 
 
