@@ -83,15 +83,16 @@ def test_vectors_are_the_same_whole_in_parts_and_behind_prefixes(shape: str) -> 
         assert np.allclose(found, plain.forward(plain.pack(longer)), atol=5e-6)
 
 
-def test_large_matrices_are_packed_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = torch.ones(1024, 1024)
-    shares = iter([1.2, 0.4, 1.5, 0.6])
-    monkeypatch.setattr(packed, "_share", lambda *_: next(shares))
-    assert isinstance(dense(large), Packed)
-    assert isinstance(dense(large), Packed), "it is measured once"
-    assert isinstance(dense(torch.ones(512, 2048)), Dense), "another width, where few rows gain less than many lose"
-    assert next(shares, None) is None
-    assert isinstance(dense(large[:1023]), Dense), "a small one isn't worth it"
+@pytest.mark.parametrize(("shares", "kind"), [((1.2, 0.4), Packed), ((0.4, 1.6), Dense), ((0.9, 1.12), Dense)])
+def test_large_matrices_are_packed_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, shares: tuple[float, float], kind: type
+) -> None:
+    measured = iter(shares)
+    monkeypatch.setattr(packed, "_share", lambda *_: next(measured))
+    assert isinstance(dense(torch.ones(1024, 1024)), kind)
+    assert isinstance(dense(torch.ones(512, 2048)), kind), "it is measured once"
+    assert next(measured, None) is None
+    assert isinstance(dense(torch.ones(1023, 1024)), Dense), "a small one isn't worth it"
     assert isinstance(dense(torch.ones(1024, 1024, device="meta")), Dense)
 
 
@@ -115,8 +116,8 @@ def test_products_that_are_wrong_or_missing_are_not_used(
 
 
 def test_the_fastest_call_of_each_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(packed.time, "perf_counter", lambda: now)
+    now, threads = 0.0, torch.get_num_threads()
+    monkeypatch.setattr(packed.time, "thread_time", lambda: now)
 
     class Taking(Dense):
         def __init__(self, *seconds: float) -> None:
@@ -127,12 +128,13 @@ def test_the_fastest_call_of_each_counts(monkeypatch: pytest.MonkeyPatch) -> Non
             now += next(self._seconds)
             return x
 
-    assert packed._share(Taking(9, 2, 3), Taking(4, 5, 100), torch.ones(1, 1)) == 0.5
+    assert packed._share(Taking(9, 2, 3, 2, 8), Taking(4, 5, 100, 4, 6), torch.ones(1, 1)) == 0.5
+    assert torch.get_num_threads() == threads
 
 
 def test_the_engine_packs_but_where_the_last_bit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "SMALLEST", 1)
-    monkeypatch.setattr(packed, "_packing_wins", lambda dtype, width: True)
+    monkeypatch.setattr(packed, "_packing_wins", lambda dtype: True)
     ids = random_ids([1, 5, 40], 1280)
     fast = Engine.load(str(checkpoint()), device="cpu")
     assert isinstance(fast.model._layers.last.query, Packed)
