@@ -87,8 +87,8 @@ bench: setup-dev ## run the benchmarks and write loadtest/results/*.json (tens o
 	$(BIN)/python -m loadtest.bench_overload --out loadtest/results/overload.json
 	$(BIN)/python -m loadtest.bench_overload --retries --times 3 --rounds 1 --out loadtest/results/overload_retries.json
 
-ROOFLINE_DTYPES ?= float32 bfloat16 int8
-roofline: setup-dev ## measure the engine in ROOFLINE_DTYPES against all others and the device's ceilings; rewrites loadtest/ROOFLINE.md
+ROOFLINE_DTYPES ?= all
+roofline: setup-dev ## measure the engine in ROOFLINE_DTYPES (default: all that the device has) against all others and the device's ceilings; rewrites loadtest/ROOFLINE.md
 	$(BIN)/python -m loadtest.bench_engine --dtypes $(ROOFLINE_DTYPES) --out loadtest/results/engine.json
 	$(BIN)/python -m loadtest.profile_engine --dtypes $(ROOFLINE_DTYPES) --out loadtest/results/engine_profile.json
 	$(BIN)/python -m loadtest.engine_roofline --measured loadtest/results/engine.json \

@@ -34,10 +34,10 @@ from loadtest.engine_cases import LENGTHS, Cases, one_token_words
 from loadtest.engine_ceilings import copy_rate, product_rates
 from loadtest.engine_contestants import Ours, Transformers, lowest_cosine, ours, qwen3
 from loadtest.engine_datasheets import data_sheet
+from loadtest.engine_dtypes import chosen_device, chosen_dtypes, native_dtypes
 from loadtest.engine_rounds import Rounds, seconds
 from loadtest.engine_table import table
 from serve_app.engine.demo import demo_checkpoint
-from serve_app.engine.device import pick_device
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.tokenizer import Tokenizer
@@ -67,8 +67,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Check parity, measure the ceilings, and run the cases."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = pick_device(options.device)
-    dtypes = options.dtypes or (["bfloat16"] if device.type == "cuda" else ["float32"])
+    device = chosen_device(options.device)
+    dtypes = chosen_dtypes(options.dtypes, device)
+    ceiling_dtypes = native_dtypes(device) if options.ceilings is None else options.ceilings
     config = QWEN3_EMBEDDING[options.size]
     config = replace(config, num_hidden_layers=options.layers or config.num_hidden_layers)
     folder = demo_checkpoint()
@@ -81,7 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     print(f"parity    float32 to transformers: largest difference {agreed['largest_difference']:.1e}", flush=True)
     budget = options.seconds / 40
     ceilings: dict[str, Any] = {"copy_bytes_per_second": copy_rate(device, budget), "flops_per_second": {}}
-    for dtype in dict.fromkeys([*dtypes, *options.ceilings]):
+    for dtype in dict.fromkeys([*dtypes, *ceiling_dtypes]):
         try:
             ceilings["flops_per_second"][dtype] = product_rates(config, device, dtype, tuple(options.rows), budget)
         except RuntimeError as error:
@@ -117,9 +118,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--case", choices=["all", "queries"], default="all")
     parser.add_argument("--size", choices=QWEN3_EMBEDDING, default="0.6B")
     parser.add_argument("--layers", type=int, help="fewer layers than the size has, for a trial run")
-    parser.add_argument("--dtypes", nargs="+", help="of our engine: float32, bfloat16, int8, fp8; default the device's")
     parser.add_argument(
-        "--ceilings", nargs="*", default=["float32", "bfloat16", "int8", "fp8"], help="dtypes to measure"
+        "--dtypes",
+        nargs="+",
+        help="of our engine: float32, bfloat16, int8, fp8, or `all` that the device has instructions for; default its first",
+    )
+    parser.add_argument(
+        "--ceilings", nargs="*", help="dtypes of the measured products beside those; default all that the device has"
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 512, 2048], help="rows of the measured products")
     parser.add_argument("--lengths", type=int, nargs="*", default=list(LENGTHS))

@@ -27,9 +27,9 @@ from loadtest.bench_report import describe_run, write_json
 from loadtest.engine_cases import Cases
 from loadtest.engine_ceilings import synchronize
 from loadtest.engine_contestants import ours
+from loadtest.engine_dtypes import chosen_device, chosen_dtypes
 from loadtest.engine_table import shares
 from serve_app.engine.demo import demo_checkpoint
-from serve_app.engine.device import pick_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.layer import FeedForward, LastLayer, Layer
 from serve_app.engine.model_config import QWEN3_EMBEDDING
@@ -110,7 +110,7 @@ def profile_dtype(options: argparse.Namespace, dtype: str, tokenizer: Tokenizer)
     """Median seconds of each part."""
     config = QWEN3_EMBEDDING[options.size]
     config = replace(config, num_hidden_layers=options.layers or config.num_hidden_layers)
-    weights = random_weights(config, pick_device(options.device), torch.float32, options.seed)
+    weights = random_weights(config, chosen_device(options.device), torch.float32, options.seed)
     engine = ours(config, weights, dtype, options.batch_tokens)
     del weights
     mark(engine)
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The engine's time by part.")
     parser.add_argument("--size", choices=QWEN3_EMBEDDING, default="0.6B")
     parser.add_argument("--layers", type=int, help="fewer layers than the size has, for a trial run")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtypes", nargs="+", help="as in bench_engine")
     parser.add_argument("--tokens", type=int, default=3000)
     parser.add_argument("--length", type=int, help="all inputs of this length, instead of log-normal ones")
     parser.add_argument("--rounds", type=int, default=3)
@@ -139,10 +139,11 @@ def main() -> None:
     out = options.__dict__.pop("out")
     if options.threads:
         torch.set_num_threads(options.threads)
+    device = chosen_device(options.device)
     tokenizer = Tokenizer.read(demo_checkpoint())
-    profiles = {dtype: profile_dtype(options, dtype, tokenizer) for dtype in options.dtypes}
+    profiles = {dtype: profile_dtype(options, dtype, tokenizer) for dtype in chosen_dtypes(options.dtypes, device)}
     print(shares(profiles))
-    write_json({**describe_run(pick_device(options.device)), "options": vars(options), "seconds": profiles}, out)
+    write_json({**describe_run(device), "options": vars(options), "seconds": profiles}, out)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from loadtest.engine_cases import Cases
 from loadtest.engine_ceilings import copy_rate, layer_shapes, product_rates
 from loadtest.engine_contestants import in_dtype, ours, qwen3
 from loadtest.engine_datasheets import data_sheet
+from loadtest.engine_dtypes import chosen_dtypes, native_dtypes
 from loadtest.engine_floor import floor_of, forward_flops, needed_flops
 from loadtest.engine_products import PRODUCTS
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
@@ -109,6 +111,65 @@ def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert rows["ours float32"]["over_floor"]["median"] > 0
     printed = capsys.readouterr().out
     assert all(f"| {name} |" in printed for name in names)
+
+
+def instructions(monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool, int8: bool) -> None:
+    monkeypatch.setattr("serve_app.engine.cpu.multiplies_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr("serve_app.engine.cpu.multiplies_int8", lambda: int8)
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "int8", "native"),
+    [
+        (False, False, ["float32"]),
+        (False, True, ["float32", "int8"]),
+        (True, True, ["float32", "bfloat16", "int8"]),
+    ],
+)
+def test_all_dtypes_are_those_that_the_cpu_multiplies(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, int8: bool, native: list[str]
+) -> None:
+    instructions(monkeypatch, bfloat16=bfloat16, int8=int8)
+    cpu = torch.device("cpu")
+    assert native_dtypes(cpu) == chosen_dtypes(["all"], cpu) == native
+    assert chosen_dtypes(None, cpu) == ["float32"]
+    assert chosen_dtypes(["bfloat16"], cpu) == ["bfloat16"]  # slow without instructions, but who asks gets it
+
+
+@pytest.mark.parametrize(("capability", "native"), [((8, 0), ["bfloat16"]), ((8, 9), ["bfloat16", "fp8"])])
+def test_all_dtypes_of_a_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: list[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert native_dtypes(torch.device("cuda", 0)) == native
+
+
+@pytest.mark.parametrize("module", [bench_engine, profile_engine])
+def test_a_dtype_that_does_not_run_here_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: object
+) -> None:
+    instructions(monkeypatch, bfloat16=False, int8=False)
+    monkeypatch.setattr(bench_engine, "random_weights", lambda *_: pytest.fail("weights were made"))
+    monkeypatch.setattr(profile_engine, "random_weights", lambda *_: pytest.fail("weights were made"))
+    with pytest.raises(SystemExit, match=r"--dtypes int8: dtype int8 needs .* `--dtypes all`"):
+        run(monkeypatch, module, tmp_path / "r.json", "--dtypes", "float32", "int8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"--device: device 'cuda': torch .* finds no CUDA device"):
+        run(monkeypatch, module, tmp_path / "r.json", "--device", "cuda")
+
+
+def test_torch_and_transformers_are_enough() -> None:
+    """What a bare GPU box has; sentence-transformers runs where it is."""
+    absent = (
+        "ray",
+        "pydantic",
+        "sentence_transformers",
+        "starlette",
+        "prometheus_client",
+        "orjson",
+        "msgspec",
+        "typer",
+    )
+    code = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\nimport loadtest.bench_engine, loadtest.profile_engine"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_ceilings_come_from_the_fastest_call_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,12 +147,16 @@ def test_built_once_and_kept(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [first.name]
 
 
-def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_build_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BuildError, match="no C\\+\\+ compiler"):
         build("kernels.cpp", tmp_path, compilers=("no-such-compiler",))
     with pytest.raises(BuildError, match="failed"):
         build("norm.py", tmp_path)  # not C++
     assert not list(tmp_path.iterdir())
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # nobody's
+    with pytest.raises(BuildError, match=r"no home folder .* setting HOME"):
+        build("kernels.cpp")
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(BuildError, match="written"):

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -197,25 +198,33 @@ def test_estimates() -> None:
 
 
 async def test_a_thread_does_no_more_than_the_part_it_has_begun() -> None:
-    begun, go_on, encoded = threading.Event(), threading.Event(), 0
+    """However slow the machine: the test waits for what happens, and for no time to pass."""
+    loop = asyncio.get_running_loop()
+    begun, go_on = asyncio.Event(), threading.Event()
+    encoded: list[int] = []
 
     class Slow:
         vocab_size, bound = 0, None
 
         def encode_to_cut(self, texts: Sequence[str], limit: int, side: Truncate) -> list[TokenIds]:
-            nonlocal encoded
-            encoded += len(texts)
-            begun.set()
-            assert go_on.wait(10)
+            encoded.append(len(texts))
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait()
             return [np.ones(1, np.int32) for _ in texts]
 
+    loop.set_default_executor(ThreadPoolExecutor(1))
     stage = JobTokenizer(cast(Any, Slow()), Limits(), 1280)
-    job = EmbedJob("m", texts=["x" * PART_CHARACTERS] * 3)
-    task = asyncio.create_task(stage.tokenize(job))
-    await asyncio.to_thread(begun.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    go_on.set()
-    await asyncio.sleep(0.05)
-    assert encoded == 1
+    task = asyncio.create_task(stage.tokenize(EmbedJob("m", texts=["x" * PART_CHARACTERS] * 3)))
+    begins = asyncio.create_task(begun.wait())
+    try:
+        await asyncio.wait([begins, task], return_when=asyncio.FIRST_COMPLETED)
+        assert begun.is_set(), task
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    finally:
+        begins.cancel()
+        go_on.set()
+    # The only thread there is comes to this when it has done all that it was given before.
+    await asyncio.to_thread(lambda: None)
+    assert encoded == [1]

@@ -16,7 +16,10 @@ def multiplies_bfloat16() -> bool:
 
 
 def multiplies_int8() -> bool:
-    """Whether there are instructions for products of int8 (AVX512-VNNI or AMX), and this torch has oneDNN's kernels for them."""
+    """Whether there are instructions for products of int8 (AVX512-VNNI or AMX), and this torch has oneDNN's kernels for them.
+
+    The kernels run without such instructions too, but add pairs of products in 16 bits that saturate, and sums come out wrong.
+    """
     operations = torch.ops.onednn
     known = hasattr(operations, "qlinear_prepack") and hasattr(operations, "qlinear_pointwise")
     return known and torch.backends.mkldnn.is_available() and (_supports("_is_vnni_supported") or has_amx())

@@ -19,6 +19,7 @@ from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
 from serve_app.engine.precision import Precision, cpu_advice, pick_precision
 from serve_app.engine.prefix_cache import PrefixCache, cost
+from serve_app.engine.projection import Dense
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.stored import load_weights
@@ -117,7 +118,9 @@ class Engine:
             torch.set_num_threads(threads)
         checkpoint = Checkpoint.read(resolve(model, revision))
         weights = load_weights(checkpoint.path, checkpoint.config, where, precision.dtype)
-        model_ = Model(checkpoint.config, weights, precision.project, invariant=invariant)
+        # Which products are faster is measured at each start: not where the last bit counts.
+        project = Dense if invariant and not precision.quantised else precision.project
+        model_ = Model(checkpoint.config, weights, project, invariant=invariant)
         graphs = graphs and not invariant and model_.can_be_recorded
         engine = cls(model_, checkpoint, max_batch_tokens, prefix_cache_mb, precision, graphs=graphs)
         if verify and precision.quantised:

@@ -24,6 +24,7 @@ from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.weights import Weights
 
 MLP_TOKENS = 4096  # tokens in the feed-forward at once: it is the widest part, and sets the peak of memory
+CPU_MLP_TOKENS = 1024  # the same on CPU, where larger results are fresh memory each time
 
 
 def default_part_tokens(device: torch.device) -> int:
@@ -161,7 +162,9 @@ class Model:
             normed = self._elementwise.norm(
                 x[rows], layer.input_norm, config.rms_norm_eps, out=run.hidden[: packing.tokens]
             )
-            layer.key_value(normed, out=both[rows])
+            into = both[rows]
+            if (product := layer.key_value(normed, out=into)) is not into:
+                into.copy_(product)
         key, value = both.view(len(x), -1, config.head_dim).chunk(2, dim=1)
         self._elementwise.turn_(key, layer.key_norm, config.rms_norm_eps, run.cos, run.sin)
         return key, value
@@ -215,7 +218,7 @@ class _Pass:
         self.cos = cos
         self.sin = sin
         rows = batch.parts[0][1].tokens  # no other part is larger
-        at_once = min(rows, MLP_TOKENS)
+        at_once = min(rows, MLP_TOKENS, CPU_MLP_TOKENS if x.device.type == "cpu" else MLP_TOKENS)
         self.hidden = x.new_empty(rows, config.hidden_size)
         self.qkv = x.new_empty(rows, config.query_size + 2 * config.key_value_size)
         self.attended = x.new_empty(rows, config.num_attention_heads, config.head_dim)

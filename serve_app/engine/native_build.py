@@ -34,7 +34,7 @@ def build(source: str, cache_dir: Path | None = None, compilers: tuple[str, ...]
     flags = [*_FLAGS, *_NATIVE.get(platform.machine(), [])]
     made_for = [file.read_text(encoding="utf-8"), *flags, _run([compiler, "--version"]), _cpu()]
     name = f"{file.stem}-{hashlib.sha256(chr(0).join(made_for).encode()).hexdigest()[:16]}.so"
-    parent = cache_dir if cache_dir is not None else Path.home() / ".cache" / "embedserve"
+    parent = cache_dir if cache_dir is not None else _kept_in()
     library = parent / name
     if library.is_file():
         return library
@@ -50,6 +50,13 @@ def build(source: str, cache_dir: Path | None = None, compilers: tuple[str, ...]
     finally:
         Path(aside).unlink(missing_ok=True)
     return library
+
+
+def _kept_in() -> Path:
+    try:
+        return Path.home() / ".cache" / "embedserve"
+    except RuntimeError as error:  # in a container, say, whose user isn't in its list of users
+        raise BuildError(f"there is no home folder to keep them in ({error}); setting HOME is enough") from error
 
 
 def _cpu() -> str:

@@ -11,6 +11,7 @@ from serve_app.engine.device import pick_dtype
 from serve_app.engine.fp8 import fp8_projections
 from serve_app.engine.int8 import Int8
 from serve_app.engine.layer import Project
+from serve_app.engine.packed import dense
 from serve_app.engine.projection import Dense
 from serve_app.errors import EngineError
 
@@ -37,7 +38,7 @@ def pick_precision(name: str | torch.dtype | None, device: torch.device) -> Prec
         return Precision("fp8", torch.bfloat16, fp8_projections(device), quantised=True)
     if name != "int8":
         dtype = pick_dtype(name, device)
-        return Precision(str(dtype).removeprefix("torch."), dtype)
+        return Precision(str(dtype).removeprefix("torch."), dtype, dense if device.type == "cpu" else Dense)
     if device.type != "cpu":
         raise EngineError(f"dtype int8 is for CPUs, not for {device}: use bfloat16 or fp8 there")
     if not cpu.multiplies_int8():

@@ -12,7 +12,7 @@ class Projection(Protocol):
     """A matrix that states are multiplied with. Threads may share it."""
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """The product of `x` `[tokens, in]`: `[tokens, out]` in the dtype of `x`, written to `out` if given."""
+        """The product of `x` `[tokens, in]`: `[tokens, out]` in the dtype of `x`, in memory of its own or that of `out`."""
 
     def add_to(self, sums: Tensor, x: Tensor) -> None:
         """Add the product of `x` `[tokens, in]` to `sums` `[tokens, out]`, in place."""
