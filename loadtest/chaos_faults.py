@@ -60,8 +60,8 @@ def inject(kind: Kind, cluster: ChaosCluster, draw: random.Random) -> Fault:
 
 def _kill_embedder(kind: Kind, cluster: ChaosCluster, draw: random.Random) -> Fault:
     node, process = draw.choice(cluster.replicas("Embedder"))
-    # It answers in milliseconds, so that most kills would hit nothing. Slowed down for a moment it has work in hand. (Not stopped: what a
-    # stopped one hasn't accepted yet, Serve itself sends again.)
+    # It answers in milliseconds, so that most kills would hit nothing. Slowed down for a moment it has work in hand. (Not stopped:
+    # what a stopped one hasn't accepted yet, Serve itself sends again.)
     with rationed([process], SLOW_SHARE):
         time.sleep(SLOW_SECONDS)
         return _killed(kind, node, [process])
