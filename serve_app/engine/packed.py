@@ -105,8 +105,7 @@ def _share(one: Projection, other: Projection, x: Tensor) -> float:
 
 def _seconds(projection: Projection, x: Tensor, elsewhere: Tensor) -> float:
     elsewhere.fill_(1)
-    begin = (
-        time.thread_time()
-    )  # not the clock: others may keep the machine busy, replicas that load at the same time, say
+    # Not the clock: others may keep the machine busy, replicas that load at the same time, say.
+    begin = time.thread_time()
     projection(x)
     return time.thread_time() - begin
