@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="nodes beside the head")
     parser.add_argument("--embedders", type=int, default=3, help="replicas, at most two a worker")
     parser.add_argument(
+        "--pause", type=float, default=0.1, help="seconds at most between two requests of a client (of twelve)"
+    )
+    parser.add_argument(
         "--no-prove", dest="prove", action="store_false", help="leave out the application that must fail"
     )
     parser.add_argument(

@@ -23,7 +23,6 @@ from serve_app.engine.engine import Engine
 
 REQUEST_SECONDS = 30.0  # the clients' timeout: an attempt that takes longer has hung
 PATIENCE_SECONDS = 10.0
-PAUSE_SECONDS = 0.1  # between two requests of a client, at most
 RETRY_SECONDS = 0.1
 LARGEST_DIFFERENCE = 1e-5  # float32, whoever shared the batch
 MOST_INPUTS = 96
@@ -58,15 +57,22 @@ class Exchange:
 
 
 class Traffic:
-    """A client of each of `kinds` at every node, on an event loop in a thread of its own. `requests` and `attempts` grow while they
-    run."""
+    """A client of each of `kinds` at every node, on an event loop in a thread of its own, with up to `pause_seconds` between two
+    requests. `requests` and `attempts` grow while they run."""
 
     def __init__(
-        self, nodes: Sequence[Node], model: str, engine: Engine, seed: int, kinds: Sequence[Client] = tuple(Client)
+        self,
+        nodes: Sequence[Node],
+        model: str,
+        engine: Engine,
+        seed: int,
+        pause_seconds: float,
+        kinds: Sequence[Client] = tuple(Client),
     ) -> None:
         self.requests: list[Exchange] = []
         self.attempts: list[Exchange] = []
         self._model = model
+        self._pause_seconds = pause_seconds
         self._short = References.of(SHORT, 400, engine)
         self._medium = References.of(MEDIUM, 200, engine)
         self._stop = threading.Event()
@@ -104,7 +110,7 @@ class Traffic:
             ]
             while not self._stop.is_set():
                 await self._request(kind, node, apis, draw)
-                await asyncio.sleep(draw.uniform(0, PAUSE_SECONDS))
+                await asyncio.sleep(draw.uniform(0, self._pause_seconds))
 
     async def _request(self, kind: Client, node: str, apis: list[openai.AsyncOpenAI], draw: random.Random) -> None:
         known = self._short if draw.random() < 0.7 else self._medium

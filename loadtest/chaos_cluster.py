@@ -30,7 +30,7 @@ from serve_app.cluster.environment import Ports, run_directory
 from serve_app.cluster.haproxy import stop_strays
 from serve_app.types import DEMO_MODEL_ID
 
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 NODE_CPUS = 4
 WORKER_GPUS = 2
 OBJECT_STORE_BYTES = 80 * 1024 * 1024

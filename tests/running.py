@@ -19,7 +19,7 @@ from serve_app.cluster.environment import run_directory
 from serve_app.cluster.haproxy import strays
 from serve_app.cluster.instance import free_port
 
-START_SECONDS = 120
+START_SECONDS = 300
 STOP_SECONDS = 60
 
 

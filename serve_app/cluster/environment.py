@@ -89,6 +89,8 @@ def serve_environment(ports: Ports | None = None, cores: int = 4) -> dict[str, s
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         # A killed HAProxy is replaced when its health check notices: 29 s with Serve's default, 4 to 7 s with this.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+        # With Serve's default, 5 s, a machine that takes longer to start HAProxy's actor has it killed meanwhile, and `up` fails.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         # And until then another stands in for it, see there.
         **guarded_haproxy(),
         # Who reads nothing of an answer for so long is cut off, where Serve would wait for an hour. Who waits for one isn't.
