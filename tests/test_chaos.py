@@ -24,7 +24,7 @@ from loadtest.soak_traffic import References
 
 ROOT = Path(__file__).parents[1]
 RUN_SECONDS = 1200.0  # a bound against hanging; it takes two to six minutes
-QUIET = ("--pause", "0.3")  # so that on two busy cores what was killed is back sooner
+OPTIONS = "--minutes 0 --seed 1 --no-clock --pause 0.3"  # fewer requests: on two busy cores what was killed is back sooner
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str, di
     out, log = folder / "chaos.json", folder / "chaos.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "loadtest.chaos",
-                "--minutes",
-                "0",
-                "--seed",
-                "1",
-                *QUIET,
-                "--no-clock",
-                "--out",
-                out,
-            ],
+            [sys.executable, "-m", "loadtest.chaos", *OPTIONS.split(), "--out", out],
             cwd=ROOT,
             stdout=stream,
             stderr=subprocess.STDOUT,
