@@ -24,7 +24,8 @@ from loadtest.soak_traffic import References
 
 ROOT = Path(__file__).parents[1]
 RUN_SECONDS = 1200.0  # a bound against hanging; it takes two to six minutes
-OPTIONS = "--minutes 0 --seed 1 --no-clock --pause 0.3"  # fewer requests: on two busy cores what was killed is back sooner
+# With fewer requests, what was killed is back sooner on two busy cores.
+OPTIONS = "--minutes 0 --seed 1 --no-clock --pause 0.3"
 
 
 @pytest.fixture(scope="module")
