@@ -67,7 +67,7 @@ class Traffic:
         engine: Engine,
         seed: int,
         pause_seconds: float,
-        kinds: Sequence[Client] = tuple(Client),
+        kinds: Sequence[Client],
     ) -> None:
         self.requests: list[Exchange] = []
         self.attempts: list[Exchange] = []

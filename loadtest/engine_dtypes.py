@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from serve_app.engine import cpu
+from serve_app.engine import cpu, fp8
 from serve_app.engine.device import pick_device
 from serve_app.engine.precision import pick_precision
 from serve_app.errors import EngineError
 
 ALL = "all"
-_FP8_CAPABILITY = (8, 9)
 
 
 def native_dtypes(device: torch.device) -> list[str]:
@@ -21,8 +20,8 @@ def native_dtypes(device: torch.device) -> list[str]:
     Others may run too, but at the pace of a loop: a product of a few thousand rows then takes minutes.
     """
     if device.type == "cuda":
-        fp8 = torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY
-        return ["bfloat16", "fp8"] if fp8 else ["bfloat16"]
+        has_fp8 = torch.cuda.get_device_capability(device) >= fp8.OLDEST_CAPABILITY
+        return ["bfloat16", "fp8"] if has_fp8 else ["bfloat16"]
     has = {"float32": True, "bfloat16": cpu.multiplies_bfloat16(), "int8": cpu.multiplies_int8()}
     return [dtype for dtype, there in has.items() if there]
 

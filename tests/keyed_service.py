@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from serve_app.telemetry.ledger import Used
 from tests.redis_server import RedisServer
 from tests.running import RunningService
 
-PORTS = Ports()
+GATEWAY_PORTS = range(Ports().gateway_first, Ports().gateway_last + 1)
 MODEL = "embedserve/demo"
 
 
@@ -60,18 +60,17 @@ class KeyedService:
     @property
     def urls(self) -> list[str]:
         """Where each gateway listens by itself, behind HAProxy."""
-        ports = {port for process in self.service.replicas("Gateway") for port in listening(process)}
+        ports = {
+            port for process in self.service.replicas("Gateway") for port in listening(process) if port in GATEWAY_PORTS
+        }
         return [f"http://127.0.0.1:{port}" for port in sorted(ports)]
 
     def listening(self) -> dict[int, str]:
         """All ports on which processes of the service listen, and what those call themselves."""
         found: dict[int, str] = {}
         for process in self.service.processes():
-            try:
-                sockets = process.net_connections("tcp")
-                found |= {each.laddr.port: process.name() for each in sockets if each.status == psutil.CONN_LISTEN}
-            except psutil.Error:
-                continue
+            with suppress(psutil.Error):
+                found |= dict.fromkeys(listening(process), process.name())
         return found
 
     def client(self, name: str | None, url: str | None = None) -> httpx.AsyncClient:
@@ -106,13 +105,12 @@ def write(file: Path, keys: dict[str, dict[str, Any]]) -> None:
 
 
 def listening(process: psutil.Process) -> list[int]:
-    """The ports of the range for gateways on which a process listens."""
+    """The ports on which a process listens, none if it is gone."""
     try:
         sockets = process.net_connections("tcp")
     except psutil.Error:
         return []
-    found = [socket.laddr.port for socket in sockets if socket.status == psutil.CONN_LISTEN]
-    return [port for port in found if PORTS.gateway_first <= port <= PORTS.gateway_last]
+    return [socket.laddr.port for socket in sockets if socket.status == psutil.CONN_LISTEN]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 60.0) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from typing import Any
 
 import httpx
 import pytest
+import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import CHECKS
+from schemathesis.core import NotSet
+from schemathesis.generation import GenerationMode
 
 from serve_app.access.gate import Gate
 from serve_app.access.keys import Keys
@@ -22,14 +25,6 @@ from serve_app.api.app import build_app
 from serve_app.types import Limits
 from tests.guarded import key
 from tests.in_process import MODEL, InProcess
-
-if os.environ.get("CI"):
-    import schemathesis
-else:
-    schemathesis = pytest.importorskip("schemathesis")
-from schemathesis.checks import CHECKS
-from schemathesis.core import NotSet
-from schemathesis.generation import GenerationMode
 
 EXAMPLES = {True: 30, False: 15}
 SECRET = {"authorization": "Bearer a-secret"}

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _LARGEST = 448.0
 _SMALLEST_SCALE = 1e-12  # of a row of zeros, or nearly
 _MULTIPLE = 16  # of both sides of the weights: the kernel's rule
-_OLDEST_CAPABILITY = (8, 9)
+OLDEST_CAPABILITY = (8, 9)
 _TOLERANCE = 0.02  # of the largest product: rounding to bfloat16 takes 0.004
 
 Quantise = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -77,7 +77,7 @@ def fp8_projections(device: torch.device) -> Callable[[Tensor], Projection]:
     if device.type != "cuda":
         raise EngineError("dtype fp8 needs a CUDA device (Hopper, Ada or newer). On CPU use int8, bfloat16 or float32.")
     capability = torch.cuda.get_device_capability(device)
-    if capability < _OLDEST_CAPABILITY:
+    if capability < OLDEST_CAPABILITY:
         raise EngineError(
             f"dtype fp8 needs a GPU with compute capability 8.9 or newer (Ada, Hopper); {torch.cuda.get_device_name(device)} has "
             f"{capability[0]}.{capability[1]}. Use dtype=bfloat16."

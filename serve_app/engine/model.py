@@ -218,7 +218,7 @@ class _Pass:
         self.cos = cos
         self.sin = sin
         rows = batch.parts[0][1].tokens  # no other part is larger
-        at_once = min(rows, MLP_TOKENS, CPU_MLP_TOKENS if x.device.type == "cpu" else MLP_TOKENS)
+        at_once = min(rows, CPU_MLP_TOKENS if x.device.type == "cpu" else MLP_TOKENS)
         self.hidden = x.new_empty(rows, config.hidden_size)
         self.qkv = x.new_empty(rows, config.query_size + 2 * config.key_value_size)
         self.attended = x.new_empty(rows, config.num_attention_heads, config.head_dim)
