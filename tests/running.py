@@ -99,11 +99,12 @@ class RunningService:
             time.sleep(0.1)
         raise AssertionError(f"not healthy after {seconds} s")
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, group: bool = False) -> int:
+        """Its exit code. With `group` the signal goes to every process of the group, as terminals and systemd send it."""
         self.processes()
         if self.process.poll() is None:
-            if number is signal.SIGINT:
-                os.killpg(self.process.pid, number)  # to the whole process group, as a terminal does it
+            if group:
+                os.killpg(self.process.pid, number)
             else:
                 self.process.send_signal(number)
         try:

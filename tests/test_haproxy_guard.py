@@ -28,6 +28,9 @@ PROXY = """import subprocess, sys
 for line in sys.stdin:
     print(subprocess.Popen(line.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid, flush=True)"""
 
+# What the command line says, as a child: Serve's proxy has the raylet as its parent.
+RAYLET = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+
 CONFIG = """global
     stats socket {folder}/admin.sock mode 666 level admin expose-fd listeners
     hard-stop-after 5s
@@ -58,8 +61,10 @@ class Node:
         self.proxy = self.start_proxy()
 
     @staticmethod
-    def start_proxy() -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, "-c", PROXY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def start_proxy(*below: str) -> subprocess.Popen[str]:
+        """Serve's proxy, as a child of the command `below`, if any."""
+        command = [*below, sys.executable, "-c", PROXY]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def kill_proxy(self) -> None:
         self.proxy.kill()
@@ -189,6 +194,20 @@ def test_a_haproxy_that_goes_with_its_proxy_is_not_stood_in_for(node: Node):
     node.kill_proxy()
     os.kill(haproxy, signal.SIGKILL)
     until(lambda: not node.processes())
+    assert node.status() is None
+
+
+def test_a_haproxy_goes_after_its_whole_node(node: Node):
+    """Only the raylet and what dies with it: Serve's proxy, which would stop HAProxy, can't any more."""
+    node.kill_proxy()
+    node.proxy = node.start_proxy(sys.executable, "-c", RAYLET)
+    node.write(gateways=True)
+    haproxy = psutil.Process(node.start())
+    assert node.status() == 200
+    [proxy] = psutil.Process(node.proxy.pid).children()
+    node.kill_proxy()
+    proxy.kill()
+    until(lambda: not haproxy.is_running() and not node.processes())
     assert node.status() is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.cluster.environment import run_directory
 from serve_app.cluster.instance import free_port
 from tests.running import RunningService
 from tests.steady_load import steady_load, until
@@ -153,3 +155,10 @@ async def test_scaling_down_finishes_what_was_accepted(deployed: Deployed) -> No
             assert len(deployed.pids("Gateway")) == gateways
             await load.goes_on()
         print(f"{load.answered} requests, slowest {load.slowest:.2f} s")
+
+
+def test_a_signal_that_ray_gets_too_ends_it_all_the_same(deployed: Deployed) -> None:
+    """systemd and `timeout` signal every process of the group: Ray's own are gone before anything can be asked of them."""
+    assert deployed.service.stop(signal.SIGTERM, group=True) == 0
+    assert deployed.service.leftovers() == []
+    assert not run_directory(deployed.service.port).exists()

@@ -47,7 +47,7 @@ def test_beside_the_first_one(service: RunningService, tmp_path: Path, monkeypat
             large = pool.submit(httpx.post, f"{second.base_url}/embeddings", json=LARGE, timeout=120)
             time.sleep(1.0)
             assert not large.done()
-            assert second.stop(signal.SIGINT) == 0
+            assert second.stop(signal.SIGINT, group=True) == 0
             assert large.result().status_code == 200
             assert len(large.result().json()["data"]) == len(LARGE["input"])
         assert second.leftovers() == []

@@ -8,6 +8,9 @@ guard starts a stand-in with the last configuration that had gateways in it. The
 Serve, HAProxy is as dead as it is, and it does its work. What Serve then starts comes through here again: it takes the port over
 from the stand-in without closing it, and begins with that same configuration instead of an empty one.
 
+And where the whole node is gone, the proxy and the raylet that is its parent, nobody will come to stop HAProxy, which would hold
+the port and serve nothing: the guard does.
+
 Nothing but the standard library is imported: every reload of HAProxy waits for this.
 """
 
@@ -31,6 +34,8 @@ BRIDGE_SECONDS = 30.0
 # How long a stand-in serves on for a proxy that is gone and hasn't been replaced.
 ORPHAN_SECONDS = 30.0
 LOOK_SECONDS = 0.1
+# How long HAProxy may go on with what it has once its node is gone.
+FINISH_SECONDS = 3.0
 
 NOT_FOUND = r"http-request return status 404\b.*$"
 NOT_YET = 'http-request return status 503 content-type text/plain hdr retry-after 1 string "No gateway is known here yet. Try again."'
@@ -150,10 +155,15 @@ def leave_guard(bridge: Bridge, binary: str, haproxy: int, proxy: int) -> None:
 
 
 def guard(bridge: Bridge, binary: str, haproxy: int, proxy: int) -> None:
-    """Wait for HAProxy's end; start a stand-in if it needs one, and see that it ends: the next HAProxy sends it away, or nobody
-    comes."""
-    proxy_end = _opened(proxy)
-    _ends(_opened(haproxy), None)
+    """Wait for HAProxy's end, or end it once the node is gone; start a stand-in if it needs one, and see that it ends: the next
+    HAProxy sends it away, or nobody comes."""
+    proxy_end, haproxy_end, node_end = _opened(proxy), _opened(haproxy), _opened(parent_of(proxy))
+    _first_end(haproxy_end, proxy_end)
+    if not _ends(haproxy_end, STOPPING_SECONDS):
+        _first_end(haproxy_end, node_end)
+        if not _ends(haproxy_end, 0):
+            end(haproxy, haproxy_end)
+            return
     if not bridge.is_current(haproxy) or _ends(proxy_end, STOPPING_SECONDS) or not bridge.known.exists():
         return
     replace(bridge.stand_in_config, with_own_socket(bridge.known.read_text()))
@@ -166,6 +176,23 @@ def guard(bridge: Bridge, binary: str, haproxy: int, proxy: int) -> None:
             orphaned = orphaned or time.monotonic()
             if time.monotonic() - orphaned > ORPHAN_SECONDS:
                 stand_in.send_signal(signal.SIGUSR1)
+
+
+def end(haproxy: int, haproxy_end: int | None) -> None:
+    """Let HAProxy finish what it has, but not for long."""
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        if not _ends(haproxy_end, 0):
+            os.kill(haproxy, number)
+            _ends(haproxy_end, FINISH_SECONDS)
+
+
+def parent_of(pid: int) -> int:
+    """The pid of a process's parent; 0 if the process is gone."""
+    try:
+        # The name, in parentheses, may hold anything.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def with_own_socket(config: str) -> str:
@@ -203,9 +230,19 @@ def _number(path: Path) -> int | None:
 
 def _opened(pid: int) -> int | None:
     try:
-        return os.pidfd_open(pid)
+        return os.pidfd_open(pid) if pid else None
     except ProcessLookupError:
         return None
+
+
+def _first_end(*processes: int | None) -> None:
+    """Wait until one of them has ended."""
+    waiting = select.poll()
+    for process in processes:
+        if process is None:
+            return
+        waiting.register(process, select.POLLIN)
+    waiting.poll()
 
 
 def _ends(process: int | None, seconds: float | None) -> bool:

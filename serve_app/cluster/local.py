@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import math
 import os
@@ -15,15 +13,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import psutil
 import ray
 from ray import serve
 
 from serve_app.cluster.environment import Ports, run_directory
-from serve_app.cluster.graph import DRAIN_SECONDS, build
+from serve_app.cluster.graph import build
 from serve_app.cluster.guarding import keys_of
 from serve_app.cluster.haproxy import clear, stop_strays
 from serve_app.cluster.instance import Instance, get_json
+from serve_app.cluster.leaving import gone, stop_everything, vital_processes
 from serve_app.cluster.placement import gpus_per_replica
 from serve_app.cluster.served import open_model
 from serve_app.cluster.usage import pricing
@@ -32,7 +30,6 @@ from serve_app.telemetry.logs import configure_logging
 
 APPLICATION = "embedserve"
 READY_SECONDS = 60.0
-GRACE_SECONDS = 3.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -75,9 +72,13 @@ def serve_here(
         serve.start(http_options={"host": "0.0.0.0", "port": ports.http}, logging_config={"log_level": "WARNING"})  # noqa: S104
         _deploy(build(settings))
         _wait_until_ready(instance)
-        serving = True
+        serving, vital = True, vital_processes()
         log.info("Ready: %s/v1 serves %s", instance.url, settings.model)
         while not stopping():  # asked now and then, since an exception raised in a callback from C is only printed
+            if any(map(gone, vital)):
+                raise RuntimeError(
+                    "a process of Ray's has ended that nothing works without; Ray's logs are in /tmp/ray"
+                )
             time.sleep(0.5)
         raise _StopRequestedError
     except (_StopRequestedError, SystemExit, KeyboardInterrupt):
@@ -93,7 +94,7 @@ def serve_here(
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        _stop_everything(log, serving)
+        stop_everything(log, APPLICATION, serving)
         while stop_strays(run_directory(ports.http)):
             time.sleep(0.2)  # its manager may have started another one meanwhile
         clear(run_directory(ports.http))
@@ -163,37 +164,3 @@ def _wait_until_ready(instance: Instance) -> None:
             return
         time.sleep(0.1)
     raise TimeoutError(f"{instance.url}/ready did not answer 200 within {READY_SECONDS:g} s of deployment")
-
-
-def _stop_everything(log: logging.Logger, serving: bool) -> None:
-    """Answer what was accepted, then stop Serve and Ray, and see to it that no process of theirs stays."""
-    if not ray.is_initialized():
-        return
-    # Serve's background clients complain when the event loop that drained is gone.
-    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
-    children = psutil.Process().children(recursive=True)
-    _leave(log, serving)
-    _, alive = psutil.wait_procs(children, timeout=GRACE_SECONDS)
-    for child in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
-def _leave(log: logging.Logger, serving: bool) -> None:
-    try:
-        # Deleting takes the replicas away from the gateways at once, so what the gateways still hold goes first.
-        if serving:
-            asyncio.run(_drain())
-    except Exception as error:
-        log.warning("Not everything accepted was answered (%s)", type(error).__name__)
-    try:
-        serve.delete(APPLICATION)
-    except Exception as error:
-        log.warning("Serve did not shut down cleanly (%s); stopping Ray anyway", type(error).__name__)
-    ray.shutdown()
-
-
-async def _drain() -> None:
-    # Asynchronous because Serve's router, tuned for throughput, runs on its caller's event loop.
-    async with asyncio.timeout(DRAIN_SECONDS):
-        await serve.get_deployment_handle("Gateway", APPLICATION).broadcast("drain").results_async()
