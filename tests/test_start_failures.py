@@ -1,4 +1,4 @@
-"""A replica that fails its self-check doesn't start, and the gateway's health says why."""
+"""A replica that fails its self-check doesn't start, the gateway's health says why, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray import serve
+from ray.serve._private.common import DeploymentStatus, DeploymentStatusTrigger
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview, ServeStatus
 
 from serve_app.cluster.engine_host import load_batcher
 from serve_app.cluster.health import ReplicaHealth
-from serve_app.cluster.start_failures import StartFailures, reason_in
+from serve_app.cluster.start_failures import StartFailures, Starting, deployments, reason_in, starting
 from serve_app.config import Settings
 from serve_app.engine import known
 from serve_app.engine.golden import Golden
@@ -51,7 +54,9 @@ def serves_message(folder: Path) -> str:
 async def test_a_damaged_known_checkpoint_is_never_ready_and_health_says_why(damaged: Path) -> None:
     """From the replica's constructor to the gateway's answer, but for Serve's hands between them."""
     message = serves_message(damaged)
-    failures = StartFailures("embedserve", "Embedder", lambda application: {"Embedder": message, "Gateway": ""})
+    failures = StartFailures(
+        "embedserve", "Embedder", lambda _: {"Embedder": Starting(message), "Gateway": Starting("")}
+    )
     nobody = SimpleNamespace(listed=[], available=[])
     health = ReplicaHealth(SimpleNamespace(replied_at=-1e9), nobody, lambda: Ping("g"), why_none=failures.reason)  # type: ignore[arg-type]
     reason = await health.reason()
@@ -77,10 +82,10 @@ async def test_serve_is_asked_once_and_not_waited_for(monkeypatch: pytest.Monkey
     asked: list[str] = []
     release = threading.Event()
 
-    def ask(application: str) -> dict[str, str]:
+    def ask(application: str) -> dict[str, Starting]:
         asked.append(application)
         release.wait()
-        return {"Embedder": "SelfCheckError: why"}
+        return {"Embedder": Starting("SelfCheckError: why")}
 
     failures = StartFailures("app", "Embedder", ask, patience=0.01)
     assert [await failures.reason() for _ in range(3)] == [None] * 3
@@ -91,7 +96,54 @@ async def test_serve_is_asked_once_and_not_waited_for(monkeypatch: pytest.Monkey
 
 
 async def test_serve_that_can_not_be_asked() -> None:
-    def ask(application: str) -> dict[str, str]:
+    def ask(application: str) -> dict[str, Starting]:
         raise RuntimeError("no controller")
 
     assert await StartFailures("app", "Embedder", ask).reason() is None
+
+
+FAILED = "A replica failed to start with exception. Retrying{} Error:\nTraceback: failed to start 99 times\nSelfCheckError: why"
+GIVEN_UP = "The deployment failed to start {} times in a row. This may be due to a problem. Error:\nSelfCheckError: why"
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (Starting("", loading=1), True),
+        (Starting("A replica's health check failed.", loading=1), True),
+        (Starting(FAILED.format(" 2 more time(s)."), loading=1), False),  # the only one wanted, and it is tried again
+        (Starting(FAILED.format(" 2 more time(s)."), loading=0), False),
+        (Starting(FAILED.format(" 2 more time(s)."), loading=1, serving=1), True),
+        (Starting(FAILED.format(" 11 more time(s)."), loading=4), True),  # of four, one
+        (Starting(FAILED.format(" 9 more time(s)."), loading=4), True),
+        (Starting(FAILED.format(" 8 more time(s)."), loading=4), False),  # as many as there are
+        (Starting(FAILED.format(" 8 more time(s)."), loading=3), True),  # the fourth isn't loading now
+        (Starting(FAILED.format(" 18 more time(s)."), loading=8), True),
+        (Starting(FAILED.format(" 12 more time(s)."), loading=8), False),
+        (Starting(FAILED.format("."), loading=1), False),  # a deployment that once ran
+        (Starting(FAILED.format("."), loading=2), True),
+        (Starting(GIVEN_UP.format(20), loading=30), True),
+        (Starting(GIVEN_UP.format(3), loading=1), False),
+        (Starting(GIVEN_UP.format(3)), False),
+    ],
+)
+async def test_a_first_attempt_is_waited_for_and_a_second_isn_t(known: Starting, expected: bool) -> None:
+    hopeless = await StartFailures("app", "Embedder", lambda _: {"Embedder": known}).hopeless()
+    assert hopeless == (None if expected else "why")
+
+
+def test_what_serve_says_of_replicas() -> None:
+    found = starting("why", {"STARTING": 2, "UPDATING": 3, "RUNNING": 4, "STOPPING": 5, "STOPPED": 6})
+    assert found == Starting("why", loading=2, serving=7)
+
+
+def test_what_serve_s_status_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def status() -> ServeStatus:
+        embedder = DeploymentStatusOverview(
+            DeploymentStatus.UPDATING, DeploymentStatusTrigger.UNSPECIFIED, {"STARTING": 1, "STOPPING": 2}, "why"
+        )
+        application = ApplicationStatusOverview(ApplicationStatus.DEPLOYING, "", 0.0, {"Embedder": embedder})
+        return ServeStatus(proxies={}, applications={"app": application})
+
+    monkeypatch.setattr(serve, "status", status)
+    assert deployments("app") == {"Embedder": Starting("why", loading=1)}

@@ -88,6 +88,7 @@ class Dispatcher:
             on_silent=self._again.overtake,
             on_back=lambda replica: self._again.back(replica, clock()),
             on_look=self._wake,
+            on_failed=self.give_up,
             clock=clock,
         )
         self._pump_scheduled = False
@@ -184,6 +185,11 @@ class Dispatcher:
             self._budget.sent(tokens, now)
             self._send(Chunk(replica, lane, tokens, tickets, now))
         self._watch.start()
+
+    def give_up(self, error: Exception) -> None:
+        """Fail what waits, for nobody will compute it; not while a replica that is leaving still has something."""
+        if not self._flights:
+            self._requests.fail_all(error)
 
     async def close(self) -> None:
         """Fail what is left with `UnavailableError` and take no more."""

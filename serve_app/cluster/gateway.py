@@ -24,6 +24,7 @@ from serve_app.cluster.guarding import Guarding
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.ledger import Ledger, store_of
 from serve_app.cluster.live import LiveSettings
+from serve_app.cluster.outlook import Outlook
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.request_log import logging_too
 from serve_app.cluster.rules import DispatchRules
@@ -76,12 +77,14 @@ class Gateway:
             rules=dispatch_rules(settings, num_gpus),
             policy=queue_policy(settings),
         )
+        failures = StartFailures(context.app_name, "Embedder")
+        may_sleep = settings.autoscaling.max_replicas is not None and settings.autoscaling.min_replicas == 0
         health = ReplicaHealth(
             transport,
             replicas,
             lambda: Ping(gateway, model.fingerprint, dispatcher.queued_tokens),
-            may_sleep=settings.autoscaling.max_replicas is not None and settings.autoscaling.min_replicas == 0,
-            why_none=StartFailures(context.app_name, "Embedder").reason,
+            may_sleep=may_sleep,
+            why_none=failures.reason,
         )
         nodes = Nodes(context.app_name, settings.metrics.directory, settings.metrics.node_port)
         count_in(nodes.own)
@@ -97,8 +100,10 @@ class Gateway:
         self._admission = Admission(
             bounds(settings), dispatch_rules(settings, num_gpus).chunk_tokens, on_refused=metrics.rejected
         )
+        # Of a pool that may sleep, no replica is no news, and what Serve last said of it may be old.
+        outlook = None if may_sleep else Outlook(dispatcher, replicas, failures.hopeless)
         self._answers = Answers(
-            dispatcher,
+            outlook or dispatcher,
             model=model.fingerprint,
             hidden_size=config.hidden_size,
             share=settings.batch.share_duplicates,
@@ -137,6 +142,8 @@ class Gateway:
         self._telemetry.start(self._service)
         self._tasks = TaskGroup()
         self._tasks.spawn(self._ledger.keep(nodes.by_directory))
+        if outlook is not None:
+            self._tasks.spawn(outlook.keep())
         if self._guarding is not None:
             self._tasks.spawn(self._guarding.keys.watch())
         self._app = self._built()
