@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import pytest
 from ray import serve
 from ray.serve._private.common import DeploymentStatus, DeploymentStatusTrigger
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview, ServeStatus
 
+from serve_app.cluster import gateway, start_failures
 from serve_app.cluster.engine_host import load_batcher
 from serve_app.cluster.health import ReplicaHealth
 from serve_app.cluster.start_failures import StartFailures, Starting, deployments, reason_in, starting
@@ -20,6 +24,7 @@ from serve_app.config import Settings
 from serve_app.engine import known
 from serve_app.engine.golden import Golden
 from serve_app.errors import SelfCheckError
+from serve_app.telemetry.nodes import Nodes
 from serve_app.types import Ping
 from serve_app.verify.local import recorded
 from tests.checkpoints import checkpoint
@@ -147,3 +152,43 @@ def test_what_serve_s_status_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(serve, "status", status)
     assert deployments("app") == {"Embedder": Starting("why", loading=1)}
+
+
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A gateway's surroundings, without Serve; its one Embedder has failed and is tried again."""
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="me"), app_name="app")
+    monkeypatch.setattr(serve, "get_replica_context", lambda: context)
+    monkeypatch.setattr(gateway, "count_in", lambda directory: None)
+    monkeypatch.setattr("serve_app.telemetry.nodes.session_folder", lambda: tmp_path)
+    monkeypatch.setattr(Nodes, "keep", lambda self: asyncio.sleep(0))
+    monkeypatch.setattr("serve_app.cluster.feed._feeds", {})
+    known = Starting(FAILED.format(" 2 more time(s)."), loading=1)
+    monkeypatch.setattr(start_failures, "deployments", lambda application: {"Embedder": known})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "status"), [({}, 503), ({"max_replicas": 2}, 503), ({"max_replicas": 2, "min_replicas": 0}, 408)]
+)
+async def test_requests_to_a_gateway_whose_replicas_fail(scaling: dict[str, int], status: int, unwatched: None) -> None:
+    handle: Any = SimpleNamespace(options=lambda **_: None)
+    # The class under Serve's ingress wrapper, whose constructor needs a replica.
+    own: Any = gateway.Gateway.__mro__[1](Settings(autoscaling=scaling), 0.0, handle)  # type: ignore[call-arg]
+    app = own.__serve_build_asgi_app__()
+    headers = {"x-request-timeout-seconds": "60" if status == 503 else "0.05"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://gateway", headers=headers
+    ) as client:
+        reply = await client.post("/v1/embeddings", json={"model": "demo", "input": "one"})
+        bad = await client.post("/v1/embeddings", json={"model": "demo", "input": []})
+        ready = await client.get("/ready")
+    assert (reply.status_code, bad.status_code, ready.status_code) == (status, 400, 503 if status == 503 else 200)
+    if status == 503:
+        assert reply.json()["error"] == {
+            "message": "No replica can serve the model: why. Whoever runs this service has to put that right; /ready says when it is.",
+            "type": "server_error",
+            "param": None,
+            "code": "server_is_overloaded",
+        }
+        assert (reply.headers["retry-after"], reply.headers["x-should-retry"]) == ("1", "true")
+    await own._serving.dispatcher.close()
