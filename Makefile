@@ -3,7 +3,8 @@ PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+# Of tens of thousands of modules a few thousand are ever imported, and are compiled then.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 MODEL ?= embedserve/demo
 PORT ?= 8000
@@ -29,7 +30,7 @@ $(VENV)/.installed: $(VENV)/.base pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --no-compile -e '.[dev]'
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 # Tests run the real Prometheus. Debian's and Ubuntu's package is only unpacked, so that it starts no service of its own.

@@ -52,7 +52,8 @@ def test_installed_in_a_clean_environment_it_serves(wheel: Path, tmp_path: Path)
     environment = tmp_path / "venv"
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt")
+    options = "--quiet", "--no-compile", "--disable-pip-version-check"
+    pip = (python, "-m", "pip", "install", *options, "-c", ROOT / "constraints.txt")
     run(*pip, "torch==2.13.0")
     run(*pip, wheel)
     with RunningService.start(tmp_path / "up.log", python=python) as running:
