@@ -22,11 +22,12 @@ from ray.serve.handle import DeploymentHandle
 from loadtest.emulated import EmulatedEmbedder, EmulatedSettings
 from serve_app.api.app import build_app
 from serve_app.cluster.admission import Admission
-from serve_app.cluster.gateway import GC_THRESHOLDS, bounds, own_request_id, timeouts
+from serve_app.cluster.gateway import GC_THRESHOLDS, own_request_id
 from serve_app.cluster.graph import EMBEDDER_CONCURRENCY, GATEWAY_CONCURRENCY
 from serve_app.cluster.ports import Backlog
 from serve_app.cluster.served import open_model
 from serve_app.cluster.service import EmbeddingService
+from serve_app.cluster.serving import bounds, timeouts
 from serve_app.cluster.ticket import Embedded
 from serve_app.cluster.tokenize import JobTokenizer
 from serve_app.config import default_tokens

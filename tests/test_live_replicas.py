@@ -118,19 +118,20 @@ async def test_a_gateway_limits_and_dispatches_as_its_user_config_says(monkeypat
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
         assert "2" in refused.json()["error"]["message"]
         assert (await client.get("/v1/models")).json()["data"][0]["max_input_tokens"] == 100
-    assert gateway._replicas.slots_per_class == 7
-    assert gateway._dispatcher._chunk_inputs == 5
-    assert gateway._dispatcher._queue.policy.bulk_patience_s == 13
-    assert gateway._service.timeouts.default == 9
-    assert gateway._admission.bounds.max_gateway_tokens == 11
-    assert not gateway._answers.share
-    assert gateway._answers.share_between_keys
-    assert len(gateway._answers._cache._matrix) == 3 * 2**20 // (4 * 128 + ENTRY_BYTES)
+    serving = gateway._serving
+    assert serving.replicas.slots_per_class == 7
+    assert serving.dispatcher._chunk_inputs == 5
+    assert serving.dispatcher._queue.policy.bulk_patience_s == 13
+    assert serving.service.timeouts.default == 9
+    assert serving._admission.bounds.max_gateway_tokens == 11
+    assert not serving.answers.share
+    assert serving.answers.share_between_keys
+    assert len(serving.answers._cache._matrix) == 3 * 2**20 // (4 * 128 + ENTRY_BYTES)
 
     # Longer than the model goes: refused whole.
     await gateway.reconfigure({"limits": {"max_inputs": 1, "max_input_tokens": 200_000}})
-    assert gateway._service.limits.max_inputs == 2
-    await gateway._dispatcher.close()
+    assert serving.service.limits.max_inputs == 2
+    await serving.dispatcher.close()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ a replica didn't answer is sent again: elsewhere after its death, and beside it 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,33 +16,24 @@ from serve_app.cluster.budget import RetryBudget
 from serve_app.cluster.cluster_backlog import ClusterBacklog
 from serve_app.cluster.counters import Counters
 from serve_app.cluster.flights import Flights
-from serve_app.cluster.ports import Backlog, ReplicaLostError, ReplicaRefusedError, Transport
+from serve_app.cluster.outcomes import Outcomes
+from serve_app.cluster.ports import Backlog, Transport
 from serve_app.cluster.recall import Recall
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.requests import OpenRequests
-from serve_app.cluster.resender import OCCUPIED_SECONDS, Resender, stranded
+from serve_app.cluster.resender import Resender
 from serve_app.cluster.rules import DispatchRules
 from serve_app.cluster.tasks import TaskGroup
 from serve_app.cluster.ticket import Chunk, Embedded, EmbeddedTokens, Request, Ticket
 from serve_app.cluster.watch import Watch
 from serve_app.engine.queue import InputQueue, QueuePolicy
-from serve_app.errors import (
-    CrashingInputError,
-    EngineDeadError,
-    InternalError,
-    ReplicaOccupiedError,
-    RequestError,
-    StaleReplicaError,
-    UnavailableError,
-)
+from serve_app.errors import UnavailableError
 from serve_app.types import ChunkReply, Output, Ping, Priority, ReplicaStatus, TokenIds
 
 __all__ = ["Dispatcher", "Embedded"]
 
 # Of the vectors of all tokens of a chunk; those of a single longer input are larger.
 TOKEN_MESSAGE_BYTES = 64 * 2**20
-
-logger = logging.getLogger(__name__)
 
 
 class Dispatcher:
@@ -88,8 +78,10 @@ class Dispatcher:
             on_silent=self._again.overtake,
             on_back=lambda replica: self._again.back(replica, clock()),
             on_look=self._wake,
+            on_failed=self.give_up,
             clock=clock,
         )
+        self._outcomes = Outcomes(self._requests, self._again, self._recall, self._watch, self._wake, clock)
         self._pump_scheduled = False
         self._closed = False
         self.configure(rules or DispatchRules())
@@ -185,6 +177,11 @@ class Dispatcher:
             self._send(Chunk(replica, lane, tokens, tickets, now))
         self._watch.start()
 
+    def give_up(self, error: Exception) -> None:
+        """Fail what waits, for nobody will compute it; not while a replica that is leaving still has something."""
+        if not self._flights:
+            self._requests.fail_all(error)
+
     async def close(self) -> None:
         """Fail what is left with `UnavailableError` and take no more."""
         self._closed = True
@@ -227,9 +224,9 @@ class Dispatcher:
         if isinstance(outcome, ChunkReply):
             self._watch.replied(chunk.replica)
             self._backlog.hear(outcome.status)
-            self._deliver(chunk, outcome)
+            self._outcomes.deliver(chunk, outcome)
         else:
-            self._fell(chunk, outcome)
+            self._outcomes.fell(chunk, outcome)
 
     def _land(self, chunk: Chunk, status: ReplicaStatus | None) -> None:
         if not chunk.landed:
@@ -237,40 +234,3 @@ class Dispatcher:
             self._flights.land(chunk)
             self._again.landed(chunk)
             self._view.release(chunk.replica, chunk.lane, chunk.tokens, status)
-
-    def _deliver(self, chunk: Chunk, reply: ChunkReply) -> None:
-        dead = []
-        for i, error in sorted(reply.errors.items(), key=lambda item: chunk.tickets[item[0]].row):
-            if isinstance(error, EngineDeadError):
-                dead.append(chunk.tickets[i])
-            elif not chunk.tickets[i].done:
-                self._requests.fail(chunk.tickets[i].request, error)
-        if dead:
-            self._lose(chunk, [ticket for ticket in dead if not ticket.done])
-        for request in chunk.fill_in(reply):
-            self._requests.answer(request)
-        if chunk.again or chunk.overtaken or chunk.since:
-            # The first answer wins: what is elsewhere is taken back.
-            self._recall.drop([ticket for ticket in chunk.tickets if ticket.done])
-
-    def _fell(self, chunk: Chunk, error: Exception) -> None:
-        """A chunk came back without vectors."""
-        if isinstance(error, ReplicaLostError):
-            self._lose(chunk, chunk.live())
-        elif isinstance(error, ReplicaOccupiedError):
-            self._again.occupied(chunk, self._clock())
-            asyncio.get_running_loop().call_later(OCCUPIED_SECONDS, self._wake)
-        elif isinstance(error, ReplicaRefusedError | StaleReplicaError | EngineDeadError):
-            self._watch.lose(chunk.replica)
-            self._again.untaken(chunk)
-            self._wake()
-        else:
-            logger.error("A chunk of %d inputs failed", len(chunk.tickets), exc_info=error)
-            for ticket in stranded(chunk):
-                self._requests.fail(ticket.request, error if isinstance(error, RequestError) else InternalError())
-
-    def _lose(self, chunk: Chunk, tickets: Sequence[Ticket]) -> None:
-        self._watch.lose(chunk.replica)
-        for cause in self._again.lost(chunk, tickets):
-            self._requests.fail(cause.request, CrashingInputError(cause.row))
-        self._wake()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ from serve_app.errors import EngineError, NonFiniteError
 from serve_app.telemetry.logs import configure_logging
 from serve_app.types import TokenIds
 
+Granted = Callable[[int | None], int]
+"""The most tokens of a batch, by what `batch.max_tokens` asks for."""
+
 
 def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
     """A started batcher over a loaded, checked and warmed-up engine.
@@ -35,27 +40,11 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
     Raises `CheckpointError` if the model can't be served, `EngineError` if the device can't do what the settings ask for.
     """
     logger = configure_logging(settings.log.format)
-    device = "cuda" if num_gpus else "cpu"
-    logger.info("Loading %s on %s", settings.model, device)
+    logger.info("Loading %s on %s", settings.model, "cuda" if num_gpus else "cpu")
     folder = resolve(settings.model, settings.revision)
     config = Checkpoint.read(folder).config
     granted = memory_budget(settings, config, num_gpus)
-    threads = settings.threads or threads_for(
-        config.linear_parameters, settings.most_replicas, settings.num_cpus, usable_cores()
-    )
-    if settings.pin_cores and not num_gpus:
-        cores = pin_to_own_cores(threads)
-        logger.info("%d threads on cores %s", threads, sorted(cores) or "of any number: too few are free for a claim")
-    engine = Engine.load(
-        str(folder),
-        device=device,
-        dtype=None if settings.dtype == "auto" else settings.dtype,
-        max_batch_tokens=granted(settings.batch.max_tokens) if num_gpus else None,
-        prefix_cache_mb=settings.batch.prefix_cache_mb,
-        threads=threads,
-        graphs=settings.cuda_graphs,
-        invariant=settings.batch_invariant,
-    )
+    engine = load_engine(settings, folder, config, granted, num_gpus, logger)
     logger.info("Warming up %s (%s, %s)", settings.model, engine.device, engine.precision.name)
     started = time.monotonic()
     engine.warmup()
@@ -65,7 +54,48 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
             "This is the demo checkpoint, a toy trained on a few thousand sentences. Choose a model for real use."
         )
     logger.info("Embedding model loaded successfully: %s", settings.model)
+    on_gpu = engine.device.type == "cuda"
+    return Loaded(
+        batcher_over(engine, settings, granted),
+        fingerprint(settings, folder),
+        warmup_seconds,
+        torch.cuda.get_device_name(engine.device) if on_gpu else "",
+        engine.precision.name,
+        partial(memory_bytes, engine.device) if on_gpu else dict,
+        engine.keep_prefixes,
+        granted,
+    )
 
+
+def load_engine(
+    settings: Settings,
+    folder: Path,
+    config: ModelConfig,
+    granted: Granted,
+    num_gpus: float,
+    logger: logging.Logger,
+) -> Engine:
+    """The engine, checked, with the threads and cores that the settings give it. Raises as `load_batcher` does."""
+    threads = settings.threads or threads_for(
+        config.linear_parameters, settings.most_replicas, settings.num_cpus, usable_cores()
+    )
+    if settings.pin_cores and not num_gpus:
+        cores = pin_to_own_cores(threads)
+        logger.info("%d threads on cores %s", threads, sorted(cores) or "of any number: too few are free for a claim")
+    return Engine.load(
+        str(folder),
+        device="cuda" if num_gpus else "cpu",
+        dtype=None if settings.dtype == "auto" else settings.dtype,
+        max_batch_tokens=granted(settings.batch.max_tokens) if num_gpus else None,
+        prefix_cache_mb=settings.batch.prefix_cache_mb,
+        threads=threads,
+        graphs=settings.cuda_graphs,
+        invariant=settings.batch_invariant,
+    )
+
+
+def batcher_over(engine: Engine, settings: Settings, granted: Granted) -> Batcher:
+    """A started batcher, whose batches get smaller where the engine's memory turns out not to hold them."""
     on_gpu = engine.device.type == "cuda"
 
     def lower(tokens: int) -> None:
@@ -89,19 +119,10 @@ def load_batcher(settings: Settings, num_gpus: float) -> Loaded:
             engine.launch_tokens, engine.hidden_size, torch.OutOfMemoryError, torch.cuda.empty_cache
         ),
     )
-    return Loaded(
-        batcher,
-        fingerprint(settings, folder),
-        warmup_seconds,
-        torch.cuda.get_device_name(engine.device) if on_gpu else "",
-        engine.precision.name,
-        partial(memory_bytes, engine.device) if on_gpu else dict,
-        engine.keep_prefixes,
-        granted,
-    )
+    return batcher
 
 
-def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> Callable[[int | None], int]:
+def memory_budget(settings: Settings, config: ModelConfig, num_gpus: float) -> Granted:
     """The most tokens of a batch, by what `batch.max_tokens` asks for: on a GPU no more than its memory holds.
 
     Raises `EngineError` if the model, or what the settings ask for, doesn't fit.

@@ -11,6 +11,7 @@ from serve_app.cluster.autoscaling_policy import embedder_count
 from serve_app.cluster.embedder import Embedder
 from serve_app.cluster.gateway import Gateway
 from serve_app.cluster.guarding import OPEN
+from serve_app.cluster.pinned import pinned
 from serve_app.cluster.placement import gpus_per_replica
 from serve_app.config import Settings
 from serve_app.telemetry.logs import configure_logging
@@ -49,6 +50,7 @@ def application(settings: Settings, embedder: type[Embedder] = Embedder) -> serv
         )
     if not settings.auth.on:
         logger.warning(OPEN)
+    settings = pinned(settings)
     num_gpus = gpus_per_replica(settings)
     # Below WARNING Serve makes a log record per request even when it then drops it.
     logging_config: dict[str, Any] = {

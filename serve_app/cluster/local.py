@@ -22,6 +22,7 @@ from serve_app.cluster.guarding import keys_of
 from serve_app.cluster.haproxy import clear, stop_strays
 from serve_app.cluster.instance import Instance, get_json
 from serve_app.cluster.leaving import gone, stop_everything, vital_processes
+from serve_app.cluster.pinned import pinned
 from serve_app.cluster.placement import gpus_per_replica
 from serve_app.cluster.served import open_model
 from serve_app.cluster.usage import pricing
@@ -53,7 +54,7 @@ def serve_here(
     serving = False
     stopping = _stop_on_signals()
     try:
-        settings = _from_here(settings)
+        settings = pinned(_from_here(settings))
         open_model(settings)  # what can't be served is found out before anything starts
         pricing(settings.cost)
         keys_of(settings.auth)

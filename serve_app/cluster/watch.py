@@ -17,6 +17,7 @@ from serve_app.cluster.ports import Transport
 from serve_app.cluster.replicas import ReplicaSet
 from serve_app.cluster.silence import UNKNOWN_SECONDS, SilencePolicy, Verdict, ping_delay, probation
 from serve_app.cluster.tasks import TaskGroup
+from serve_app.errors import UnavailableError
 from serve_app.types import Ping, ReplicaStatus
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class _Care:
 
 class Watch:
     """Marks replicas of `view` silent or back, and tells: `on_silent` gets every replica that is silent, to have its chunks sent
-    elsewhere, `on_back` every one that is back, before it gets new ones. `on_look` is called at every look.
+    elsewhere, `on_back` every one that is back, before it gets new ones. `on_look` is called at every look, `on_failed` when Serve
+    says that it won't start replicas any more.
 
     `ping` makes the message to send, with what this gateway holds back now. `on_status` gets what replicas answer to it.
     `policy` may be replaced at any time.
@@ -59,6 +61,7 @@ class Watch:
         on_silent: Callable[[str], None],
         on_back: Callable[[str], None],
         on_look: Callable[[], None],
+        on_failed: Callable[[UnavailableError], None] = lambda _: None,
         clock: Callable[[], float],
     ) -> None:
         self.policy = SilencePolicy()
@@ -70,6 +73,7 @@ class Watch:
         self._on_silent = on_silent
         self._on_back = on_back
         self._on_look = on_look
+        self._on_failed = on_failed
         self._clock = clock
         self._care: dict[str, _Care] = {}
         self._tasks = TaskGroup()
@@ -236,6 +240,9 @@ class Watch:
         try:
             async with asyncio.timeout(WAKE_SECONDS):
                 await self._transport.wake(self._ping())
+        except UnavailableError as error:
+            if not self._view.listed:
+                self._on_failed(error)
         except Exception as error:
             logger.debug("No replica woke up: %s", type(error).__name__)
 

@@ -53,7 +53,9 @@ class Settings(Section):
     """Everything that can be set about a deployment."""
 
     model: str = Field(DEMO_MODEL_ID, description="Hugging Face id or local folder of a Qwen3-Embedding checkpoint")
-    revision: str | None = Field(None, description="branch, tag or commit of a Hugging Face id")
+    revision: str | None = Field(
+        None, description="branch, tag or commit of a Hugging Face id; looked up once for a deployment"
+    )
     served_model_name: str | None = Field(
         None, description="id that clients see; the model id, or the folder's name, if unset"
     )

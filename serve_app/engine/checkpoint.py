@@ -19,7 +19,7 @@ from serve_app.engine.model_config import ModelConfig, parse_config
 from serve_app.errors import CheckpointError
 from serve_app.types import DEMO_MODEL_ID
 
-__all__ = ["Checkpoint", "ModelConfig", "resolve"]
+__all__ = ["Checkpoint", "ModelConfig", "is_hub_id", "resolve"]
 
 _DESCRIPTION_FILES = [
     "config.json",
@@ -47,7 +47,7 @@ def resolve(model: str, revision: str | None = None, *, weights: bool = True) ->
         return folder
     if model == DEMO_MODEL_ID:
         return demo_checkpoint()
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+    if not is_hub_id(model):
         raise CheckpointError(f"{model}: there is no such folder")
     patterns = _DESCRIPTION_FILES + (_WEIGHT_FILES if weights else [])
     try:
@@ -58,6 +58,13 @@ def resolve(model: str, revision: str | None = None, *, weights: bool = True) ->
             f"from Hugging Face ({type(error).__name__}: {_first_line(error)}). Check the spelling and the "
             "network; set HF_TOKEN if the repository is private; without a network, pass a local folder."
         ) from error
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether `model` can only be an id on Hugging Face: no folder here, nor written like one, nor the demo checkpoint."""
+    if model == DEMO_MODEL_ID or Path(model).expanduser().is_dir():
+        return False
+    return not model.startswith((".", "/", "~")) and model.count("/") <= 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,14 @@ from serve_app.engine.graphs import Graphs
 from serve_app.engine.memory import largest_that_fits
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import QWEN3_EMBEDDING, ModelConfig
+from serve_app.engine.passes import passes
 from serve_app.engine.precision import Precision, cpu_advice, pick_precision
-from serve_app.engine.prefix_cache import PrefixCache, cost
+from serve_app.engine.prefix_cache import PrefixCache
 from serve_app.engine.projection import Dense
 from serve_app.engine.random_weights import random_weights
 from serve_app.engine.shared_prefix import SharedPrefix
 from serve_app.engine.stored import load_weights
+from serve_app.engine.token_ids import check_token_ids
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.engine.transfer import to_host
 from serve_app.errors import EngineError, NonFiniteError
@@ -175,8 +177,7 @@ class Engine:
         `tenants` has one for each input, or nothing: prefixes are shared within a tenant only. On CUDA this only puts work into the
         device's queue, behind what is there; on CPU it computes.
         """
-        for index, ids in enumerate(token_ids):
-            self._check(index, ids)
+        check_token_ids(token_ids, self.config)
         shared, reused = self.prefixes.share(token_ids, tenants)
         before = [prefix.tokens if prefix else 0 for prefix in shared]
         launched = []
@@ -200,8 +201,7 @@ class Engine:
         Numbers that aren't finite are the caller's to find. Nothing is reused from inputs before: the tokens of a prefix have
         vectors too. A pass has a quarter of the tokens of others, for its result takes memory. Raises as `encode` does.
         """
-        for index, ids in enumerate(token_ids):
-            self._check(index, ids)
+        check_token_ids(token_ids, self.config)
         lengths = [len(ids) for ids in token_ids]
         launched = []
         for batch in self.batches(lengths, most=self.max_batch_tokens // 4):
@@ -240,34 +240,8 @@ class Engine:
         if self._graphs is not None:
             self._graphs.prepare()
 
-    def _check(self, index: int, ids: TokenIds) -> None:
-        limit = self.config.max_position_embeddings
-        if ids.ndim != 1 or not 1 <= len(ids) <= limit:
-            raise EngineError(f"input {index} has shape {list(ids.shape)}, 1 to {limit} token ids are needed")
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.config.vocab_size:
-            wrong = low if low < 0 else high
-            raise EngineError(f"input {index} has token id {wrong}, outside the vocabulary of {self.config.vocab_size}")
-
     def batches(
         self, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = (), most: int | None = None
     ) -> Iterator[list[int]]:
-        """How inputs of these lengths, some going on from `prefixes`, are put into forward passes of at most `most` tokens (None for
-        `max_batch_tokens`): their indices, those with least to compute first.
-
-        Sorting makes equal lengths behind equal prefixes neighbours, which attention on CPU wants.
-        """
-        most = self.max_batch_tokens if most is None else most
-        prefixes = prefixes or [None] * len(lengths)
-        before = [prefix.tokens if prefix else 0 for prefix in prefixes]
-        batch: list[int] = []
-        tokens = 0
-        for index in sorted(range(len(lengths)), key=lambda i: (lengths[i] - before[i], id(prefixes[i]))):
-            taken = cost(lengths[index], before[index])
-            if batch and tokens + taken > most:
-                yield batch
-                batch, tokens = [], 0
-            batch.append(index)
-            tokens += taken
-        if batch:
-            yield batch
+        """See `passes`; `most` None is `max_batch_tokens`."""
+        return passes(lengths, prefixes, self.max_batch_tokens if most is None else most)
