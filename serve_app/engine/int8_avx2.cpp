@@ -3,10 +3,10 @@
 //
 // AVX2 multiplies unsigned bytes by signed ones and adds pairs in 16 bits that saturate (vpmaddubsw). With activations of 1 to 127,
 // which stand for -63 to 63, no pair does: 2 * 127 * 128 < 2^15. Widening each sum of a pair to 32 bits would cost as much as the
-// product, so two of them are added in 16 bits first. Four weights of one sign and large may then be too much. Whether they are is
-// known when the weights are laid out: eight columns by eight inputs are a step, steps in which it can happen come last, and in
-// those 64 times the four weights is subtracted first, which leaves what the activations stand for: at most 4 * 63 * 128 < 2^15,
-// so that the 16 bits, which wrap, end up right.
+// product, so two or four of them are added in 16 bits first. Weights of one sign and large may then be too much. Whether they are
+// is known when the weights are laid out: eight outputs by eight inputs are a step. Two neighbouring steps for which four pairs
+// always fit come first, then single steps for which two pairs do, and last the others. Of those 64 times the weights is subtracted,
+// which leaves what the activations stand for, at most 4 * 63 * 128 < 2^15, so that the 16 bits, which wrap, end up right.
 //
 // A panel is 8 outputs wide: for each step 64 bytes, twice 8 outputs by 4 inputs. Activations are laid out in blocks of 8 rows: for
 // each step 64 bytes, 8 rows by 8 inputs. What is missing to a whole panel, block or step is zero.
@@ -40,11 +40,12 @@ inline void store(__m256 x, BFloat16* to) {  // to the nearest, ties to even; Na
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
 }
 
-// What a panel has beside its weights. `base` is what the clean steps count too much, `at` the inputs' step that each step is of.
+// `at` has which step of the inputs each step of the weights is. The first `twice` are pairs of neighbours, those up to `clean` need
+// nothing subtracted; `base` is what all these count too much.
 struct Panel {
   const int8_t* weights;
   const uint16_t* at;
-  Index clean, steps;
+  Index twice, clean, steps;
   const int32_t* base;
   const float* scales;
 };
@@ -61,6 +62,16 @@ void tile(const uint8_t* block, const float* scales, const Panel& panel, T* out,
   for (int r = 0; r < R; r++) sums[r] = _mm256_setzero_si256();
   const int8_t* weights = panel.weights;
   Index s = 0;
+  for (; s < panel.twice; s += 2, weights += 2 * BYTES) {
+    const uint8_t* from = block + BYTES * panel.at[s];
+    const __m256i w[] = {load(weights), load(weights + 32), load(weights + 64), load(weights + 96)};
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const uint8_t *near = from + STEP * r, *far = near + BYTES;
+      const __m256i sum = _mm256_add_epi16(pairs(four(near), four(near + 4), w[0], w[1]), pairs(four(far), four(far + 4), w[2], w[3]));
+      sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(sum, ones));
+    }
+  }
   for (; s < panel.clean; s++, weights += BYTES) {
     const uint8_t* from = block + BYTES * panel.at[s];
     const __m256i first = load(weights), second = load(weights + 32);
@@ -120,7 +131,7 @@ void multiply(const uint8_t* x, const float* scales, Index rows, Index n, uint8_
 #pragma omp for schedule(static) nowait
       for (Index p = 0; p < panels; p++) {
         const Index column = LANES * p, columns = outputs - column < LANES ? outputs - column : LANES;
-        const Panel panel = {weights + p * steps * BYTES, at + p * steps, clean[p], steps, base + column, weight_scales + column};
+        const Panel panel = {weights + p * steps * BYTES, at + p * steps, clean[2 * p], clean[2 * p + 1], steps, base + column, weight_scales + column};
         for (Index i = chunk; i < end; i += LANES) {
           const Index count = end - i < LANES ? end - i : LANES;
           tiles[count](blocks + i / LANES * steps * BYTES, scales + i, panel, out + i * ldo + column, ldo, columns, add);
@@ -130,12 +141,12 @@ void multiply(const uint8_t* x, const float* scales, Index rows, Index n, uint8_
   }
 }
 
-// Whether no activations can make two pairs of these columns of a step overflow. `row` is that of the first column.
-bool is_clean(const int8_t* row, Index n, Index input, Index columns) {
+// Whether no activations can make the pairs of so many steps of these columns overflow. `row` is that of the first column.
+bool is_clean(const int8_t* row, Index n, Index input, Index count, Index columns) {
   for (Index c = 0; c < columns; c++, row += n)
     for (Index half = 0; half < 4; half += 2) {
       int above = 0, below = 0;
-      for (Index i = 0; i < 4; i++) {
+      for (Index i = 0; i < 4 * count; i++) {
         const Index k = input + half + i % 2 + i / 2 * 4;
         const int weight = k < n ? row[k] : 0;
         (weight > 0 ? above : below) += weight;
@@ -147,27 +158,29 @@ bool is_clean(const int8_t* row, Index n, Index input, Index columns) {
 
 }  // namespace
 
-// `weights` [outputs, n] without gaps to panels, with what `Panel` says of `at`, `clean` and `base`.
-extern "C" void lay_out(const int8_t* weights, Index outputs, Index n, int8_t* panels, uint16_t* at, int32_t* clean, int32_t* base) {
+// `weights` [outputs, n] without gaps to panels, with what `Panel` says of `at` and `base`; `counts` has `twice` and `clean` of each.
+extern "C" void lay_out(const int8_t* weights, Index outputs, Index n, int8_t* panels, uint16_t* at, int32_t* counts, int32_t* base) {
   const Index steps = (n + STEP - 1) / STEP;
-  for (Index column = 0; column < outputs; column += LANES, at += steps, panels += steps * BYTES, clean++, base += LANES) {
+  for (Index column = 0; column < outputs; column += LANES, at += steps, panels += steps * BYTES, counts += 2, base += LANES) {
     const Index columns = outputs - column < LANES ? outputs - column : LANES;
     const int8_t* rows = weights + column * n;
     Index front = 0, back = steps;
+    for (Index s = 0; s + 1 < steps; s += 2)
+      if (is_clean(rows, n, s * STEP, 2, columns)) at[front++] = uint16_t(s), at[front++] = uint16_t(s + 1);
+    counts[0] = int32_t(front);
+    for (Index s = 0, done = 0; s < steps; s++)
+      if (done < counts[0] && at[done] == s) done++;
+      else if (is_clean(rows, n, s * STEP, 1, columns)) at[front++] = uint16_t(s);
+      else at[--back] = uint16_t(s);
+    counts[1] = int32_t(front);
     std::memset(panels, 0, steps * BYTES);
     std::memset(base, 0, LANES * sizeof(int32_t));
-    for (Index s = 0; s < steps; s++) {
-      const bool good = is_clean(rows, n, s * STEP, columns);
-      const Index place = good ? front++ : --back;
-      at[place] = uint16_t(s);
+    for (Index s = 0; s < steps; s++)
       for (Index c = 0; c < columns; c++)
-        for (Index k = 0; k < STEP && s * STEP + k < n; k++) {
-          const int8_t weight = rows[c * n + s * STEP + k];
-          panels[place * BYTES + (k / 4) * 32 + c * 4 + k % 4] = weight;
-          if (good) base[c] += ZERO * weight;
+        for (Index k = 0, input = at[s] * STEP; k < STEP && input < n; k++, input++) {
+          panels[s * BYTES + (k / 4) * 32 + c * 4 + k % 4] = rows[c * n + input];
+          if (s < front) base[c] += ZERO * rows[c * n + input];
         }
-    }
-    *clean = int32_t(front);
   }
 }
 

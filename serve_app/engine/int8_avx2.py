@@ -36,13 +36,13 @@ class Avx2Int8:
         panels, self._steps = -(-self._outputs // _LANES), -(-self._inputs // _STEP)
         self._weights = torch.empty(panels, self._steps, _LANES * _STEP, dtype=torch.int8)
         self._at = torch.empty(panels, self._steps, dtype=torch.int16)
-        self._clean = torch.empty(panels, dtype=torch.int32)
+        self._counts = torch.empty(panels, 2, dtype=torch.int32)
         self._base = torch.empty(panels, _LANES, dtype=torch.int32)
         self._scales = torch.zeros(panels * _LANES)
         for begin, part in parts(weight):
             quantised = torch.empty(part.shape, dtype=torch.int8)
             self._scales[begin : begin + len(part)] = self._rows.quantise(part, quantised).flatten()
-            laid = (x[begin // _LANES :].data_ptr() for x in (self._weights, self._at, self._clean, self._base))
+            laid = (x[begin // _LANES :].data_ptr() for x in (self._weights, self._at, self._counts, self._base))
             self._library.lay_out(quantised.data_ptr(), *part.shape, *laid)
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -63,7 +63,7 @@ class Avx2Int8:
         blocks = torch.empty(-(-rows // _LANES), self._steps, _LANES * _STEP, dtype=SEVEN_BITS.dtype)
         threads = min(torch.get_num_threads(), 1 + rows * self._inputs * self._outputs // _PRODUCTS_PER_THREAD)
         multiply = self._library.multiply_float32 if x.dtype == torch.float32 else self._library.multiply_bfloat16
-        laid = self._weights, self._at, self._clean, self._base, self._scales
+        laid = self._weights, self._at, self._counts, self._base, self._scales
         pointers = (each.data_ptr() for each in (blocks, *laid))
         multiply(
             quantised.data_ptr(), scales.data_ptr(), rows, self._inputs, *pointers, self._outputs,
