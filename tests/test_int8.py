@@ -293,6 +293,8 @@ def test_batch_mates_change_nothing_in_int8() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_outlier_channels_are_borne(dtype: torch.dtype, products: str) -> None:
     """Channels of the states that are far above the others, as trained models have, and their products take part."""
+    if dtype == torch.bfloat16 and products.startswith("oneDNN") and not cpu.multiplies_bfloat16():
+        pytest.skip("oneDNN takes a minute to write bfloat16 here, and the engine doesn't ask it to")
     project, config = needs(products), with_shape(num_hidden_layers=6)
     full = random_weights(config, CPU, torch.float32, seed=3)
     full.embedding[:, [3, 77]] *= 30
