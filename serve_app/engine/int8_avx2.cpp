@@ -58,7 +58,8 @@ inline __m256i pairs(__m256i a, __m256i b, __m256i first, __m256i second) {
 template <int R, class T>
 void tile(const uint8_t* block, const float* scales, const Panel& panel, T* out, Index ldo, Index columns, bool add) {
   const __m256i ones = _mm256_set1_epi16(1), zero = _mm256_set1_epi8(ZERO);
-  __m256i sums[R];
+  __m256i sums[R];  // in registers, which takes loops over it without a counter
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++) sums[r] = _mm256_setzero_si256();
   const int8_t* weights = panel.weights;
   Index s = 0;
@@ -92,6 +93,7 @@ void tile(const uint8_t* block, const float* scales, const Panel& panel, T* out,
   }
   const __m256i base = load(panel.base);
   const __m256 by = load(panel.scales);
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sums[r], base)), by);
     product = _mm256_mul_ps(product, _mm256_set1_ps(scales[r]));
@@ -108,7 +110,7 @@ void tile(const uint8_t* block, const float* scales, const Panel& panel, T* out,
 
 template <class T>
 void multiply(const uint8_t* x, const float* scales, Index rows, Index n, uint8_t* blocks, const int8_t* weights,
-              const uint16_t* at, const int32_t* clean, const int32_t* base, const float* weight_scales, Index outputs, T* out,
+              const uint16_t* at, const int32_t* counts, const int32_t* base, const float* weight_scales, Index outputs, T* out,
               Index ldo, bool add, int threads) {
   using Tile = void (*)(const uint8_t*, const float*, const Panel&, T*, Index, Index, bool);
   static constexpr Tile tiles[] = {nullptr,    tile<1, T>, tile<2, T>, tile<3, T>, tile<4, T>,
@@ -131,7 +133,8 @@ void multiply(const uint8_t* x, const float* scales, Index rows, Index n, uint8_
 #pragma omp for schedule(static) nowait
       for (Index p = 0; p < panels; p++) {
         const Index column = LANES * p, columns = outputs - column < LANES ? outputs - column : LANES;
-        const Panel panel = {weights + p * steps * BYTES, at + p * steps, clean[2 * p], clean[2 * p + 1], steps, base + column, weight_scales + column};
+        const Panel panel = {weights + p * steps * BYTES, at + p * steps,  counts[2 * p],          counts[2 * p + 1],
+                             steps,                       base + column, weight_scales + column};
         for (Index i = chunk; i < end; i += LANES) {
           const Index count = end - i < LANES ? end - i : LANES;
           tiles[count](blocks + i / LANES * steps * BYTES, scales + i, panel, out + i * ldo + column, ldo, columns, add);
@@ -186,9 +189,9 @@ extern "C" void lay_out(const int8_t* weights, Index outputs, Index n, int8_t* p
 
 #define FOR(T, SUFFIX)                                                                                                        \
   extern "C" void multiply_##SUFFIX(const uint8_t* x, const float* scales, Index rows, Index n, uint8_t* blocks,              \
-                                    const int8_t* weights, const uint16_t* at, const int32_t* clean, const int32_t* base,     \
+                                    const int8_t* weights, const uint16_t* at, const int32_t* counts, const int32_t* base,    \
                                     const float* weight_scales, Index outputs, T* out, Index ldo, int add, int threads) {     \
-    multiply(x, scales, rows, n, blocks, weights, at, clean, base, weight_scales, outputs, out, ldo, add != 0, threads);      \
+    multiply(x, scales, rows, n, blocks, weights, at, counts, base, weight_scales, outputs, out, ldo, add != 0, threads);     \
   }
 FOR(float, float32)
 FOR(BFloat16, bfloat16)

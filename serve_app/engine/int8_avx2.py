@@ -1,7 +1,6 @@
 """int8 products by this package's own kernel, for CPUs with AVX2 and no instructions for 8-bit products that add in 32 bits.
 
-There oneDNN's kernels widen the sum of each pair of products, and lay activations out anew with few rows; `int8_avx2.cpp` says
-what ours do instead.
+There oneDNN's kernels widen the sum of each pair of products; `int8_avx2.cpp` says what ours do instead.
 """
 
 from __future__ import annotations
