@@ -22,7 +22,7 @@ def native_dtypes(device: torch.device) -> list[str]:
     if device.type == "cuda":
         has_fp8 = torch.cuda.get_device_capability(device) >= fp8.OLDEST_CAPABILITY
         return ["bfloat16", "fp8"] if has_fp8 else ["bfloat16"]
-    has = {"float32": True, "bfloat16": cpu.multiplies_bfloat16(), "int8": cpu.multiplies_int8()}
+    has = {"float32": True, "bfloat16": cpu.multiplies_bfloat16(), "int8": cpu.multiplies_int8() or cpu.has_avx2()}
     return [dtype for dtype, there in has.items() if there]
 
 

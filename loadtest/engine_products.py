@@ -1,4 +1,5 @@
-"""The calls that torch has for a product `[rows, width] x [width, outputs]` in each dtype, as functions ready to be timed."""
+"""The calls that there are for a product `[rows, width] x [width, outputs]` in each dtype, as functions ready to be timed: those of
+torch, and the own kernel of the engine where it has one."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from serve_app.engine import cpu
+from serve_app.engine.int8_avx2 import Avx2Int8
 
 Make = Callable[[torch.device, int, int, int], Callable[[], object]]
 
@@ -21,6 +25,8 @@ def _dense(dtype: torch.dtype) -> Make:
 
 
 def _integers(device: torch.device, rows: int, width: int, outputs: int) -> Callable[[], object]:
+    if device.type == "cpu" and not cpu.multiplies_int8():
+        raise RuntimeError("a loop without AVX512-VNNI or AMX, which takes seconds")
     x, weight = (_random_bytes(device, n, width) for n in (max(rows, 32), outputs))  # CUDA wants more than 16 rows
     return lambda: torch._int_mm(x, weight.t())
 
@@ -33,6 +39,14 @@ def _onednn(device: torch.device, rows: int, width: int, outputs: int) -> Callab
     scales, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
     rest = (packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "none")
     return lambda: operations.qlinear_pointwise(x, scale, zero, *rest)
+
+
+def _own(device: torch.device, rows: int, width: int, outputs: int) -> Callable[[], object]:
+    if device.type != "cpu" or cpu.multiplies_int8() or not cpu.has_avx2():
+        raise RuntimeError("for CPUs with AVX2 and no instructions for int8")
+    x, project = _random(device, rows, width), Avx2Int8(_random(device, outputs, width))
+    out = torch.empty(rows, outputs)
+    return lambda: project(x, out=out)
 
 
 def _float8(device: torch.device, rows: int, width: int, outputs: int) -> Callable[[], object]:
@@ -54,6 +68,6 @@ def _random_bytes(device: torch.device, *shape: int) -> Tensor:
 PRODUCTS: dict[str, dict[str, Make]] = {
     "float32": {"mm": _dense(torch.float32)},
     "bfloat16": {"mm": _dense(torch.bfloat16)},
-    "int8": {"_int_mm": _integers, "onednn.qlinear_pointwise": _onednn},
+    "int8": {"_int_mm": _integers, "onednn.qlinear_pointwise": _onednn, "Avx2Int8": _own},
     "fp8": {"_scaled_mm": _float8},
 }

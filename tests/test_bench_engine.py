@@ -115,7 +115,8 @@ def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
 
 def instructions(monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool, int8: bool) -> None:
     monkeypatch.setattr("serve_app.engine.cpu.multiplies_bfloat16", lambda: bfloat16)
-    monkeypatch.setattr("serve_app.engine.cpu.multiplies_int8", lambda: int8)
+    for question in ("multiplies_int8", "has_avx2"):
+        monkeypatch.setattr(f"serve_app.engine.cpu.{question}", lambda: int8)
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ def test_what_is_in_it(wheel: Path) -> None:
         wanted = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob("*") if file.is_file()}
         assert wanted == {name for name in names if name.startswith(f"{folder}/")}
         assert wanted
-    packaged = {name for name in names if name.endswith(".py")}
-    assert packaged == {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app").rglob("*.py")}
+    for ending in (".py", ".cpp"):
+        packaged = {name for name in names if name.endswith(ending)}
+        assert packaged == {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app").rglob(f"*{ending}")}
 
 
 @pytest.mark.beside

@@ -39,19 +39,21 @@ inline float largest(const BFloat16* x, Index n) {
   return load(most);
 }
 
+// The largest value of a row becomes `largest_step`, and 0 `zero`.
 template <class T>
-void quantise(const T* x, Index ldx, int8_t* out, float* scales, Index rows, Index n, int threads) {
+void quantise(const T* x, Index ldx, int8_t* out, float* scales, Index rows, Index n, int largest_step, int zero, int threads) {
+  const float steps = float(largest_step);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (Index i = 0; i < rows; i++) {
     const T* row = x + i * ldx;
     int8_t* to = out + i * n;
     const float most = largest(row, n);
     const float divisor = most < 1e-28f ? 1e-28f : most;  // NaN stays NaN
-    const float factor = 127.0f / divisor;
-    scales[i] = divisor / 127.0f;
+    const float factor = steps / divisor;
+    scales[i] = divisor / steps;
 #pragma omp simd
     for (Index j = 0; j < n; j++)  // to the nearest, ties to even: what is added leaves the integer in the lowest bits
-      to[j] = int8_t(int32_t(bits(load(row[j]) * factor + 12582912.0f)));
+      to[j] = int8_t(int32_t(bits(load(row[j]) * factor + 12582912.0f)) + zero);
   }
 }
 
@@ -82,8 +84,9 @@ void add(const T* x, Index ldx, const float* scales, T* sums, Index lds, Index r
 }  // namespace
 
 #define FOR(T, SUFFIX)                                                                                                          \
-  extern "C" void quantise_##SUFFIX(const T* x, Index ldx, int8_t* out, float* scales, Index rows, Index n, int threads) {      \
-    quantise(x, ldx, out, scales, rows, n, threads);                                                                            \
+  extern "C" void quantise_##SUFFIX(const T* x, Index ldx, int8_t* out, float* scales, Index rows, Index n, int largest_step,   \
+                                    int zero, int threads) {                                                                    \
+    quantise(x, ldx, out, scales, rows, n, largest_step, zero, threads);                                                        \
   }                                                                                                                             \
   extern "C" void scale_##SUFFIX(const T* x, Index ldx, const float* scales, T* out, Index ldo, Index rows, Index n,            \
                                  int threads) {                                                                                 \

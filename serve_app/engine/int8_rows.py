@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -17,21 +18,37 @@ logger = logging.getLogger(__name__)
 
 _POINTER, _INDEX, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
-    "quantise": [_POINTER, _INDEX, _POINTER, _POINTER, _INDEX, _INDEX, _INT],
+    "quantise": [_POINTER, _INDEX, _POINTER, _POINTER, _INDEX, _INDEX, _INT, _INT, _INT],
     "scale": [_POINTER, _INDEX, _POINTER, _POINTER, _INDEX, _INDEX, _INDEX, _INT],
     "add": [_POINTER, _INDEX, _POINTER, _POINTER, _INDEX, _INDEX, _INDEX, _INT],
 }
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _ELEMENTS_PER_THREAD = 16384  # below, waking another thread costs more than it saves
-_LARGEST = 126  # not 127: what bfloat16 rounds up from there would be 128, and that -128
+_LARGEST = 126  # by torch's calls, not 127: what bfloat16 rounds up from there would be 128, and that -128
 _SMALLEST_SCALE = 1e-30  # of a row of zeros, or nearly
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The numbers that a row is rounded to: from `zero - largest` to `zero + largest`, in a byte of `dtype`."""
+
+    largest: int
+    zero: int
+    dtype: torch.dtype
+
+
+EIGHT_BITS = Levels(127, 0, torch.int8)
+SEVEN_BITS = Levels(
+    63, 64, torch.uint8
+)  # 1 to 127: what is left where a product has to be unsigned, and pairs of them fit 16 bits
 
 
 class Rows(Protocol):
     """Threads may share it. Scales are one a row. A row with NaN or infinity comes out of a product as such, never finite."""
 
-    def quantise(self, x: Tensor, out: Tensor) -> Tensor:
-        """Write `x` `[rows, n]` over its scales to `out` int8 `[rows, n]`, contiguous; the scales `[rows, 1]` to multiply with."""
+    def quantise(self, x: Tensor, out: Tensor, levels: Levels = EIGHT_BITS) -> Tensor:
+        """Write `x` `[rows, n]` over its scales to `out` `[rows, n]`, contiguous, of `levels.dtype`; the scales `[rows, 1]` to
+        multiply with."""
 
     def scale(self, product: Tensor, scales: Tensor, out: Tensor) -> None:
         """Write `product` `[rows, n]` times `scales` to `out`, of the same dtype."""
@@ -43,10 +60,11 @@ class Rows(Protocol):
 class TorchRows:
     """By torch's own calls."""
 
-    def quantise(self, x: Tensor, out: Tensor) -> Tensor:
+    def quantise(self, x: Tensor, out: Tensor, levels: Levels = EIGHT_BITS) -> Tensor:
         """See `Rows`."""
-        scales = x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST_SCALE).div_(_LARGEST)
-        out.copy_((x / scales).round_())
+        largest = min(levels.largest, _LARGEST)
+        scales = x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST_SCALE).div_(largest)
+        out.copy_((x / scales).round_().add_(levels.zero))
         return scales
 
     def scale(self, product: Tensor, scales: Tensor, out: Tensor) -> None:
@@ -69,12 +87,13 @@ class NativeRows:
                 call.argtypes, call.restype = types, None
                 self._calls[name, dtype] = call
 
-    def quantise(self, x: Tensor, out: Tensor) -> Tensor:
+    def quantise(self, x: Tensor, out: Tensor, levels: Levels = EIGHT_BITS) -> Tensor:
         """See `Rows`."""
         check(x)
         scales = torch.empty(len(x), 1)
         written = out.data_ptr(), scales.data_ptr()
-        self._calls["quantise", x.dtype](x.data_ptr(), x.stride(0), *written, *x.shape, _threads(x))
+        to = levels.largest, levels.zero
+        self._calls["quantise", x.dtype](x.data_ptr(), x.stride(0), *written, *x.shape, *to, _threads(x))
         return scales
 
     def scale(self, product: Tensor, scales: Tensor, out: Tensor) -> None:

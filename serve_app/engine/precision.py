@@ -9,7 +9,7 @@ import torch
 from serve_app.engine import cpu
 from serve_app.engine.device import pick_dtype
 from serve_app.engine.fp8 import fp8_projections
-from serve_app.engine.int8 import Int8
+from serve_app.engine.int8_choice import int8_projections
 from serve_app.engine.layer import Project
 from serve_app.engine.packed import dense
 from serve_app.engine.projection import Dense
@@ -41,12 +41,8 @@ def pick_precision(name: str | torch.dtype | None, device: torch.device) -> Prec
         return Precision(str(dtype).removeprefix("torch."), dtype, dense if device.type == "cpu" else Dense)
     if device.type != "cpu":
         raise EngineError(f"dtype int8 is for CPUs, not for {device}: use bfloat16 or fp8 there")
-    if not cpu.multiplies_int8():
-        raise EngineError(
-            "dtype int8 needs a CPU with AVX512-VNNI or AMX, and a torch with oneDNN, and "
-            f"torch {torch.__version__} doesn't find them here. Use float32."
-        )
-    return Precision("int8", torch.bfloat16 if cpu.multiplies_bfloat16() else torch.float32, Int8, quantised=True)
+    between = torch.bfloat16 if cpu.multiplies_bfloat16() else torch.float32
+    return Precision("int8", between, int8_projections(), quantised=True)
 
 
 def cpu_advice(precision: Precision) -> tuple[bool, str] | None:
@@ -57,6 +53,8 @@ def cpu_advice(precision: Precision) -> tuple[bool, str] | None:
         return False, "This CPU has AMX: dtype=bfloat16 or int8 is several times as fast as float32 here."
     if precision.name == "float32" and cpu.multiplies_int8():
         return False, "This CPU has AVX512-VNNI: dtype=int8 is about twice as fast as float32 here."
+    if precision.name == "float32" and cpu.has_avx2():
+        return False, "This CPU has AVX2: dtype=int8 is up to twice as fast as float32 here."
     return None
 
 
