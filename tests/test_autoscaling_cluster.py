@@ -127,25 +127,25 @@ async def test_up_under_load_and_back_and_asleep_and_awake(tmp_path: Path) -> No
             # 2.2 replicas' worth, of which each may have 80 %: 3 replicas.
             enough, over = asyncio.Event(), asyncio.Event()
             much = asyncio.create_task(load.send(2.2 * a_replica, lambda: not enough.is_set()))
-            await watch.until(3, 20)
+            await watch.until(3, 60)
             await asyncio.sleep(2)
             enough.set()
             await much
             # Little: one would do.
             low = asyncio.create_task(load.send(0.2 * a_replica, lambda: not over.is_set()))
-            await watch.until(1, 40)
+            await watch.until(1, 90)
             over.set()
             await low
             await load.answered()
             moves = [b - a for (_, a), (_, b) in pairwise(watch.steps)]
             assert sum(a * b < 0 for a, b in pairwise(moves)) == 1, watch.steps
             # Nothing: none.
-            await watch.until(0, 20)
+            await watch.until(0, 60)
             await asyncio.sleep(2)
             assert watch.counts[-1][1] == 0, "asking for its health doesn't wake the pool"
             began = time.monotonic()
             await load.one(deadline=30)
             assert time.monotonic() - began >= STARTUP_SECONDS, "answered by a replica that had started before"
-            await watch.until(1, 10)
+            await watch.until(1, 30)
     assert load.wrong == []
     assert watch.unhealthy == []

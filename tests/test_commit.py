@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from ray import serve
 
+from serve_app.cluster import graph
 from serve_app.cluster import pinned as pinning
-from serve_app.cluster.graph import application
 from serve_app.cluster.served import fingerprint
 from serve_app.config import Settings
 from serve_app.engine import commit as commit_module
@@ -138,9 +138,10 @@ def test_gateways_and_embedders_get_the_commit_and_fingerprints_tell_commits_apa
 ) -> None:
     commits = iter([A, B])
     monkeypatch.setattr(pinning, "commit_of", lambda *_: next(commits))
+    monkeypatch.setattr(graph, "configure_logging", lambda _: pinning.logger)  # this process's log stays as it is
     prints = []
     for expected in (A, B):
-        gateway = application(Settings(model=MODEL, num_gpus=0))._bound_deployment
+        gateway = graph.application(Settings(model=MODEL, num_gpus=0))._bound_deployment
         embedder = next(each._bound_deployment for each in gateway.init_args if isinstance(each, serve.Application))
         assert (gateway.init_args[0].revision, embedder.init_args[0].revision) == (expected, expected)
         prints.append(fingerprint(embedder.init_args[0], checkpoint()))

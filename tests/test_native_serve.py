@@ -116,7 +116,7 @@ def test_serve_deploy_then_serve_run(environment: dict[str, str], tmp_path: Path
 
 
 def wait_until_healthy(url: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     last = ""
     while time.monotonic() < deadline:
         try:
