@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -143,7 +144,8 @@ def node(tmp_path: Path, gateway: int) -> Iterator[Node]:
     yield node
     node.kill_proxy()
     for process in node.processes():
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # the guard goes by itself after HAProxy
+            process.kill()
     until(lambda: not node.processes())
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -61,8 +62,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         head.terminate()
         _, alive = psutil.wait_procs(processes, timeout=5)
         for process in alive:
-            process.kill()
-        head.wait(10)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        head.wait(60)
         shutil.rmtree(directory, ignore_errors=True)
 
 
