@@ -11,14 +11,13 @@ from the stand-in without closing it, and begins with that same configuration in
 And where the whole node is gone, the proxy and the raylet that is its parent, nobody will come to stop HAProxy, which would hold
 the port and serve nothing: the guard does.
 
-Nothing but the standard library is imported: every reload of HAProxy waits for this.
+Nothing but the standard library is imported, in `pidfd` too: every reload of HAProxy waits for this.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -26,6 +25,8 @@ import sys
 import time
 from importlib.resources import files
 from pathlib import Path
+
+from serve_app.cluster.pidfd import ends, opened, parent_of
 
 # A proxy that is being stopped kills its HAProxy and goes; where it is still there after this, HAProxy died by itself.
 STOPPING_SECONDS = 0.1
@@ -157,14 +158,14 @@ def leave_guard(bridge: Bridge, binary: str, haproxy: int, proxy: int) -> None:
 def guard(bridge: Bridge, binary: str, haproxy: int, proxy: int) -> None:
     """Wait for HAProxy's end, or end it once the node is gone; start a stand-in if it needs one, and see that it ends: the next
     HAProxy sends it away, or nobody comes."""
-    proxy_end, haproxy_end, node_end = _opened(proxy), _opened(haproxy), _opened(parent_of(proxy))
-    _first_end(haproxy_end, proxy_end)
-    if not _ends(haproxy_end, STOPPING_SECONDS):
-        _first_end(haproxy_end, node_end)
-        if not _ends(haproxy_end, 0):
+    proxy_end, haproxy_end, node_end = opened(proxy), opened(haproxy), opened(parent_of(proxy))
+    ends(haproxy_end, proxy_end)
+    if not ends(haproxy_end, seconds=STOPPING_SECONDS):
+        ends(haproxy_end, node_end)
+        if not ends(haproxy_end, seconds=0):
             end(haproxy, haproxy_end)
             return
-    if not bridge.is_current(haproxy) or _ends(proxy_end, STOPPING_SECONDS) or not bridge.known.exists():
+    if not bridge.is_current(haproxy) or ends(proxy_end, seconds=STOPPING_SECONDS) or not bridge.known.exists():
         return
     replace(bridge.stand_in_config, with_own_socket(bridge.known.read_text()))
     stand_in = subprocess.Popen([binary, "-db", "-f", str(bridge.stand_in_config)])  # noqa: S603
@@ -172,7 +173,7 @@ def guard(bridge: Bridge, binary: str, haproxy: int, proxy: int) -> None:
     orphaned: float | None = None
     while stand_in.poll() is None:
         time.sleep(LOOK_SECONDS)
-        if _ends(proxy_end, 0):
+        if ends(proxy_end, seconds=0):
             orphaned = orphaned or time.monotonic()
             if time.monotonic() - orphaned > ORPHAN_SECONDS:
                 stand_in.send_signal(signal.SIGUSR1)
@@ -181,18 +182,9 @@ def guard(bridge: Bridge, binary: str, haproxy: int, proxy: int) -> None:
 def end(haproxy: int, haproxy_end: int | None) -> None:
     """Let HAProxy finish what it has, but not for long."""
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        if not _ends(haproxy_end, 0):
+        if not ends(haproxy_end, seconds=0):
             os.kill(haproxy, number)
-            _ends(haproxy_end, FINISH_SECONDS)
-
-
-def parent_of(pid: int) -> int:
-    """The pid of a process's parent; 0 if the process is gone."""
-    try:
-        # The name, in parentheses, may hold anything.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+            ends(haproxy_end, seconds=FINISH_SECONDS)
 
 
 def with_own_socket(config: str) -> str:
@@ -226,32 +218,6 @@ def _number(path: Path) -> int | None:
         return int(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _opened(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid) if pid else None
-    except ProcessLookupError:
-        return None
-
-
-def _first_end(*processes: int | None) -> None:
-    """Wait until one of them has ended."""
-    waiting = select.poll()
-    for process in processes:
-        if process is None:
-            return
-        waiting.register(process, select.POLLIN)
-    waiting.poll()
-
-
-def _ends(process: int | None, seconds: float | None) -> bool:
-    """Whether a process ends within so many seconds, or ever."""
-    if process is None:
-        return True
-    waiting = select.poll()
-    waiting.register(process, select.POLLIN)
-    return bool(waiting.poll(None if seconds is None else seconds * 1000))
 
 
 if __name__ == "__main__":
