@@ -8,6 +8,7 @@ import torch
 
 from serve_app.engine import cpu, fp8
 from serve_app.engine.device import pick_device
+from serve_app.engine.int8_choice import kinds_here
 from serve_app.engine.precision import pick_precision
 from serve_app.errors import EngineError
 
@@ -22,7 +23,7 @@ def native_dtypes(device: torch.device) -> list[str]:
     if device.type == "cuda":
         has_fp8 = torch.cuda.get_device_capability(device) >= fp8.OLDEST_CAPABILITY
         return ["bfloat16", "fp8"] if has_fp8 else ["bfloat16"]
-    has = {"float32": True, "bfloat16": cpu.multiplies_bfloat16(), "int8": cpu.multiplies_int8() or cpu.has_avx2()}
+    has = {"float32": True, "bfloat16": cpu.multiplies_bfloat16(), "int8": bool(kinds_here())}
     return [dtype for dtype, there in has.items() if there]
 
 

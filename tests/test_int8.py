@@ -40,9 +40,7 @@ def native() -> Rows:
 KINDS = [TorchRows, native]
 LEVELS = [EIGHT_BITS, SEVEN_BITS]
 PRODUCTS = list(int8_choice.KINDS)
-needs_int8 = pytest.mark.skipif(
-    not (cpu.multiplies_int8() or cpu.has_avx2()), reason="needs a CPU with AMX, AVX512-VNNI or AVX2"
-)
+needs_int8 = pytest.mark.skipif(not int8_choice.kinds_here(), reason="needs a CPU with AMX, AVX512-VNNI or AVX2")
 
 
 def needs(products: str) -> Project:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.engine import cpu
+from serve_app.engine.int8_choice import kinds_here
 from serve_app.engine.layout import tensor_shapes
 from serve_app.engine.model_config import ModelConfig
 
@@ -68,7 +68,7 @@ def write_zeros(folder: Path, shapes: ModelConfig, stored: str) -> None:
     [("BF16", "bfloat16", 8), ("BF16", "float32", 8), ("F32", "float32", 8), ("BF16", "int8", 28)],
 )
 def test_loading_takes_little_more_than_the_weights(tmp_path: Path, stored: str, dtype: str, layers: int) -> None:
-    if dtype == "int8" and not (cpu.multiplies_int8() or cpu.has_avx2()):
+    if dtype == "int8" and not kinds_here():
         pytest.skip("needs a CPU with AMX, AVX512-VNNI or AVX2")
     shapes = config(layers)
     write_zeros(tmp_path, shapes, stored)

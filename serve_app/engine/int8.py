@@ -26,10 +26,7 @@ class Int8:
         self._rows = rows or pick_rows()
         self._levels = levels
         quantised = torch.empty(weight.shape, dtype=torch.int8)
-        scales = [
-            self._rows.quantise(part, into)
-            for (_, part), into in zip(parts(weight), quantised.split(_QUANTISED_AT_ONCE), strict=True)
-        ]
+        scales = [self._rows.quantise(part, quantised[begin : begin + len(part)]) for begin, part in parts(weight)]
         self._weight: Tensor = torch.ops.onednn.qlinear_prepack(quantised, None)
         self._weight_scale = torch.cat(scales).flatten()
         self._weight_zero = torch.zeros(len(weight), dtype=torch.int64)

@@ -31,11 +31,16 @@ _INPUTS, _OUTPUTS, _ROWS = 1024, 40, 48
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-5
 
 
+def kinds_here() -> list[str]:
+    """Those of `KINDS` that this CPU has instructions for, the best first."""
+    avx2 = cpu.has_avx2()
+    runs = cpu.multiplies_int8(), avx2, avx2 and cpu.has_onednn_int8()
+    return [kind for kind, there in zip(KINDS, runs, strict=True) if there]
+
+
 def int8_projections() -> Project:
-    """The first of `KINDS` that this CPU has instructions for and that is exact here. Raises `EngineError`, saying what to do, if none
-    is."""
-    eight, onednn7, own = cpu.multiplies_int8(), cpu.has_avx2() and cpu.has_onednn_int8(), cpu.has_avx2()
-    kinds = [kind for kind, runs in zip(KINDS, (eight, own, onednn7), strict=True) if runs]
+    """The first of `kinds_here` that is exact. Raises `EngineError`, saying what to do, if none is."""
+    kinds = kinds_here()
     if not kinds:
         raise EngineError(
             "dtype int8 needs a CPU with AMX, AVX512-VNNI or AVX2, and "
@@ -53,12 +58,8 @@ def int8_projections() -> Project:
 def _is_exact_here(kind: str) -> bool:
     try:
         exact = is_exact(KINDS[kind])
-    except (
-        BuildError,
-        OSError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # no compiler; what torch raises for what it lacks
+    # No compiler; what torch raises for what it lacks.
+    except (BuildError, OSError, RuntimeError, AttributeError) as error:
         logger.warning("int8 does without %s: %s", kind, str(error).partition("\n")[0][:200])
         return False
     if exact:
@@ -78,9 +79,8 @@ def is_exact(project: Project) -> bool:
         numbers[:2] = sign[:, None]
         numbers[2:4] = sign[:, None] * sign.repeat(_INPUTS // 2)
         numbers[4:6] = sign[:, None] * sign.repeat_interleave(2).repeat(_INPUTS // 4)
-    for part, share in zip(
-        weight[16:].chunk(3), (0.3, 0.1, 0.03), strict=True
-    ):  # kernels may go by what weights add up to
+    # Kernels may go by what weights add up to.
+    for part, share in zip(weight[16:].chunk(3), (0.3, 0.1, 0.03), strict=True):
         part.mul_(torch.rand(part.shape, generator=generator) < share)
     exact = x.double() @ weight.double().t()
     product, sums = project(weight), torch.ones(_ROWS, _OUTPUTS)

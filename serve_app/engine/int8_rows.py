@@ -38,9 +38,8 @@ class Levels:
 
 
 EIGHT_BITS = Levels(127, 0, torch.int8)
-SEVEN_BITS = Levels(
-    63, 64, torch.uint8
-)  # 1 to 127: what is left where a product has to be unsigned, and pairs of them fit 16 bits
+# 1 to 127: what is left where a product has to be unsigned, and pairs of them fit 16 bits.
+SEVEN_BITS = Levels(63, 64, torch.uint8)
 
 
 class Rows(Protocol):
