@@ -24,10 +24,11 @@ from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
 
 from loadtest.chaos_environment import free_ports, node_environment
-from loadtest.chaos_node import APPLICATION, Node, gone, kill
+from loadtest.chaos_node import APPLICATION, Node
 from loadtest.chaos_reaper import Reaper
 from serve_app.cluster.environment import Ports, run_directory
 from serve_app.cluster.haproxy import stop_strays
+from serve_app.cluster.processes import gone, kill
 from serve_app.types import DEMO_MODEL_ID
 
 START_SECONDS = 300.0

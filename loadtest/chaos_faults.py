@@ -11,8 +11,9 @@ from enum import StrEnum
 import psutil
 
 from loadtest.chaos_cluster import ChaosCluster, wait_until
-from loadtest.chaos_node import Node, gone, kill, stopped
+from loadtest.chaos_node import Node, stopped
 from loadtest.ration import rationed
+from serve_app.cluster.processes import gone, kill
 
 PROOF_SECONDS = 10.0
 PAUSE_SECONDS = (3.0, 6.0)

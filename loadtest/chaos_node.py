@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from serve_app.cluster.environment import Ports
+from serve_app.cluster.processes import gone
 
 APPLICATION = "embedserve"
 
@@ -64,26 +64,9 @@ def is_haproxy(line: str) -> bool:
     return line.partition(" ")[0].endswith("/haproxy")
 
 
-def gone(process: psutil.Process) -> bool:
-    """Whether it has ended, waited for by its parent or not."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def stopped(process: psutil.Process) -> bool:
     """Whether SIGSTOP has stopped it."""
     try:
         return bool(process.status() == psutil.STATUS_STOPPED)
     except psutil.NoSuchProcess:
         return False
-
-
-def kill(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL to each, at once."""
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from loadtest.chaos_node import kill
 from serve_app.cluster.haproxy import stop_strays
+from serve_app.cluster.processes import kill
 
 GRACE_SECONDS = 5.0  # HAProxy's manager may be starting another one
 

@@ -18,9 +18,9 @@ from loadtest.chaos import verdict
 from loadtest.chaos_clients import Client, Exchange, Outcome, check
 from loadtest.chaos_cluster import wait_until
 from loadtest.chaos_faults import Fault, Kind, schedule
-from loadtest.chaos_node import gone
 from loadtest.chaos_report import broken, late, service_back, summarize, tables
 from loadtest.soak_traffic import References
+from serve_app.cluster.processes import gone
 
 ROOT = Path(__file__).parents[1]
 RUN_SECONDS = 1200.0  # a bound against hanging; it takes two to six minutes

@@ -12,6 +12,7 @@ import ray
 from ray import serve
 
 from serve_app.cluster.graph import DRAIN_SECONDS
+from serve_app.cluster.processes import gone, kill
 
 GRACE_SECONDS = 3.0
 _VITAL = "gcs_server", "raylet"
@@ -35,9 +36,7 @@ def stop_everything(log: logging.Logger, application: str, serving: bool) -> Non
     if not leaving.is_alive():
         ray.shutdown()
     _, alive = psutil.wait_procs(children, timeout=GRACE_SECONDS)
-    for child in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+    kill(alive)
 
 
 def vital_processes() -> list[psutil.Process]:
@@ -67,11 +66,3 @@ async def _drain(application: str) -> None:
     # Asynchronous because Serve's router, tuned for throughput, runs on its caller's event loop.
     async with asyncio.timeout(DRAIN_SECONDS):
         await serve.get_deployment_handle("Gateway", application).broadcast("drain").results_async()
-
-
-def gone(process: psutil.Process) -> bool:
-    """Whether it has ended, waited for by its parent or not."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -21,9 +21,10 @@ from serve_app.cluster.graph import build
 from serve_app.cluster.guarding import keys_of
 from serve_app.cluster.haproxy import clear, stop_strays
 from serve_app.cluster.instance import Instance, get_json
-from serve_app.cluster.leaving import gone, stop_everything, vital_processes
+from serve_app.cluster.leaving import stop_everything, vital_processes
 from serve_app.cluster.pinned import pinned
 from serve_app.cluster.placement import gpus_per_replica
+from serve_app.cluster.processes import gone
 from serve_app.cluster.served import open_model
 from serve_app.cluster.usage import pricing
 from serve_app.config import Settings
@@ -73,14 +74,9 @@ def serve_here(
         serve.start(http_options={"host": "0.0.0.0", "port": ports.http}, logging_config={"log_level": "WARNING"})  # noqa: S104
         _deploy(build(settings))
         _wait_until_ready(instance)
-        serving, vital = True, vital_processes()
+        serving = True
         log.info("Ready: %s/v1 serves %s", instance.url, settings.model)
-        while not stopping():  # asked now and then, since an exception raised in a callback from C is only printed
-            if any(map(gone, vital)):
-                raise RuntimeError(
-                    "a process of Ray's has ended that nothing works without; Ray's logs are in /tmp/ray"
-                )
-            time.sleep(0.5)
+        _until(stopping)
         raise _StopRequestedError
     except (_StopRequestedError, SystemExit, KeyboardInterrupt):
         # The latter two come from Ray's own handlers, while it starts.
@@ -125,6 +121,15 @@ def _stop_on_signals() -> Callable[[], bool]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     return lambda: bool(received)
+
+
+def _until(stopping: Callable[[], bool]) -> None:
+    """Return once `stopping`. Raises `RuntimeError` if Ray's own processes end before."""
+    vital = vital_processes()
+    while not stopping():  # asked now and then, since an exception raised in a callback from C is only printed
+        if any(map(gone, vital)):
+            raise RuntimeError("a process of Ray's has ended that nothing works without; Ray's logs are in /tmp/ray")
+        time.sleep(0.5)
 
 
 def _cpus_needed(settings: Settings) -> int:

@@ -44,14 +44,12 @@ class Outlook:
         self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float, tenant: int = 0
     ) -> Embedded:
         """As `Dispatcher.embed`."""
-        if not self._replicas.available:
-            await self._check()
+        await self._check()
         return await self._source.embed(token_ids, priority=priority, deadline=deadline, tenant=tenant)
 
     async def embed_all(self, token_ids: Sequence[TokenIds], *, priority: Priority, deadline: float) -> EmbeddedTokens:
         """As `Dispatcher.embed_all`."""
-        if not self._replicas.available:
-            await self._check()
+        await self._check()
         return await self._source.embed_all(token_ids, priority=priority, deadline=deadline)
 
     async def keep(self) -> None:
@@ -72,4 +70,4 @@ class Outlook:
 
     @property
     def _nobody(self) -> bool:
-        return not (self._replicas.listed or self._replicas.available)
+        return not (self._replicas.available or self._replicas.listed)
