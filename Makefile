@@ -3,7 +3,9 @@ PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-# Of tens of thousands of modules a few thousand are ever imported, and are compiled then.
+# Of tens of thousands of modules a few thousand are ever imported. Those are compiled then, and once: without that, each of a
+# cluster's processes takes 10 s to start instead of 4.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 MODEL ?= embedserve/demo
