@@ -20,9 +20,11 @@ SERVE_ARGS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# The pip that comes with Python 3.11 takes twice as long to choose versions.
 $(VENV)/.base:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
 	@touch $@
 
 # torch goes first and pinned: with it in place nothing else pulls a second build of it.

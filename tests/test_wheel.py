@@ -55,6 +55,7 @@ def test_installed_in_a_clean_environment_it_serves(wheel: Path, tmp_path: Path)
     python = environment / "bin" / "python"
     options = "--quiet", "--no-compile", "--disable-pip-version-check"
     pip = (python, "-m", "pip", "install", *options, "-c", ROOT / "constraints.txt")
+    run(*pip, "--upgrade", "pip")
     run(*pip, "torch==2.13.0")
     run(*pip, wheel)
     with RunningService.start(tmp_path / "up.log", python=python) as running:
