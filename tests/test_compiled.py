@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
-from serve_app.engine.compiled import CompiledElementwise, compiled_elementwise
+from serve_app.engine.compiled import CompiledElementwise, compiled_elementwise, torch_compiler
 from serve_app.engine.elementwise import TorchElementwise, pick_elementwise
+from serve_app.engine.model import CPU_MLP_TOKENS, Model
+from serve_app.engine.random_weights import random_weights
+from tests.checkpoints import SHAPES, random_ids
 
 CPU = torch.device("cpu")
 
@@ -32,7 +35,7 @@ def test_new_numbers_of_tokens_compile_nothing_new() -> None:
         graphs.append(graph)
         return graph.forward
 
-    compiled = compiled_elementwise(CPU, torch.float32, partial(torch.compile, dynamic=True, backend=backend))
+    compiled = compiled_elementwise(CPU, torch.float32, torch_compiler(backend=backend))
     assert isinstance(compiled, CompiledElementwise)
 
     def run(tokens: int) -> None:
@@ -49,6 +52,54 @@ def test_new_numbers_of_tokens_compile_nothing_new() -> None:
     for tokens in (1, 2, 5, 17, 70, 1001):
         run(tokens)
     assert len(graphs) == kinds
+
+
+def test_a_request_never_waits_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = torch.bfloat16
+    graphs: list[Any] = []
+
+    def backend(graph: Any, examples: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = compiled_elementwise(CPU, dtype, torch_compiler(backend=backend))
+    assert isinstance(compiled, CompiledElementwise)
+    monkeypatch.setattr("serve_app.engine.model.pick_elementwise", lambda *_: compiled)
+    config = SHAPES["demo"]
+    weights = random_weights(config, CPU, dtype)
+    whole, parted = Model(config, weights), Model(config, weights, part_tokens=64)
+    kinds = len(graphs)
+    batches = [[1], [2], [5, 1, 9], [CPU_MLP_TOKENS + 1], [65], [30, 64, 35]]
+
+    def serve() -> None:  # as the engine's own thread, which has no settings but torch's defaults
+        for model in (whole, parted):
+            prefix = model.prefix(random_ids([9], 100)[0])
+            for lengths in batches:
+                ids = random_ids(lengths, 100)
+                model.forward(model.pack(ids))
+                model.forward(model.pack(ids, [prefix] + [None] * (len(ids) - 1)))
+                model.every_token(model.pack(ids))
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(serve).result()
+    assert len(graphs) == kinds
+
+
+def test_more_kinds_are_compiled_than_torch_does_as_a_rule_on_any_thread() -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, examples: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    compiled = torch_compiler(backend=backend)(doubled)
+    with ThreadPoolExecutor(1) as thread:
+        for dimensions in range(1, 13):
+            thread.submit(compiled, torch.ones([2] * dimensions)).result()
+    assert len(graphs) == 12
 
 
 def wrong(function: Callable[..., None]) -> Callable[..., None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from serve_app.config import Settings
 from serve_app.engine import fp8, precision
@@ -55,6 +58,12 @@ def test_products_are_those_of_the_quantised_values(dtype: torch.dtype) -> None:
     assert torch.equal(sums, found + 1)
 
 
+def test_products_are_written_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    projection, out = Fp8(torch.ones(16, 32)), torch.empty(3, 16)
+    monkeypatch.setattr(Tensor, "copy_", lambda *_: pytest.fail("the product was copied"))
+    assert projection(torch.ones(3, 32), out=out) is out
+
+
 def test_a_product_that_is_wrong_is_noticed() -> None:
     def halved(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         quantised, scale = quantise_rows(x)
@@ -67,6 +76,15 @@ def test_a_product_that_is_wrong_is_noticed() -> None:
     assert "can't multiply it here (_scaled_mm is only supported on newer devices)" in str(
         disagreement(CPU, torch.bfloat16, missing)
     )
+
+
+def test_the_weights_it_is_made_of_are_not_kept() -> None:
+    weights = random_weights(SHAPES["demo"], CPU, torch.float32)
+    gate_up = weakref.ref(weights.layers[0].gate_up)
+    model = Model(SHAPES["demo"], weights, Fp8)
+    del weights
+    assert gate_up() is None
+    assert len(model.forward(model.pack(random_ids([5], 100)))) == 1
 
 
 @pytest.mark.parametrize("shape", ["demo", "deep-wide-heads"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = {torch.bfloat16: 0.05, torch.float32: 1e-4}  # of values that are 4 or so at most
 _KINDS = 64
 
-Compiler = Callable[[Callable[..., None]], Callable[..., None]]
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class CompiledElementwise:
@@ -27,7 +28,7 @@ class CompiledElementwise:
 
     def __init__(self, compiler: Compiler | None = None) -> None:
         """`compiler` is torch's own, if nothing else is given."""
-        compiler = compiler or partial(torch.compile, dynamic=True)
+        compiler = compiler or torch_compiler()
         self._norm: Any = compiler(_norm)
         self._turn: Any = compiler(_turn)
         self._gate: Any = compiler(_gate)
@@ -51,7 +52,6 @@ def compiled_elementwise(device: torch.device, dtype: torch.dtype, compiler: Com
     """Compiled kernels, where torch can compile them for `device` and they compute what its own calls do in `dtype`; else those."""
     plain = TorchElementwise()
     try:
-        _allow_kinds()
         compiled = CompiledElementwise(compiler)
         for tokens in (1, 70):
             _compare(compiled, plain, tokens, device, dtype)
@@ -62,12 +62,19 @@ def compiled_elementwise(device: torch.device, dtype: torch.dtype, compiler: Com
     return compiled
 
 
-def _allow_kinds() -> None:
-    """Let torch compile for more kinds of arguments than it does as a rule; beyond its limit it computes without compiling."""
+def torch_compiler(**options: Any) -> Compiler:
+    """torch's own, for any number of rows, and for more kinds of arguments than it takes as a rule: beyond its limit it computes
+    without compiling.
+
+    In newer releases settings hold for the thread that makes them only, so the limit goes along with the function.
+    """
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        return partial(torch.compile, dynamic=True, recompile_limit=_KINDS, **options)
     settings = torch._dynamo.config
-    for name in ("recompile_limit", "cache_size_limit"):  # in newer releases, in older ones
+    for name in ("recompile_limit", "cache_size_limit"):  # in some older releases, in others
         if hasattr(settings, name):
             setattr(settings, name, max(_KINDS, getattr(settings, name)))
+    return partial(torch.compile, dynamic=True, **options)
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
@@ -88,26 +95,32 @@ def _gate(gate_up: Tensor, out: Tensor) -> None:
     out.copy_(F.silu(gate.float()) * up.float())
 
 
-@torch.inference_mode()
 def _compare(found: Elementwise, expected: Elementwise, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises `RuntimeError` if two implementations differ on seeded values, laid out as the model has them."""
+    """Raises `RuntimeError` if two implementations differ on seeded values, laid out as the model has them: in all kinds of
+    arguments that a pass has, so that no request waits for the compiler."""
     generator = torch.Generator().manual_seed(tokens)
     # No two sizes are equal: what torch sees equal at first, it compiles for as equal.
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
-    x, weight, head_weights = normal(tokens, 64), normal(64), normal(6, 20)
-    heads, cos, sin, gate_up = normal(tokens, 8, 20), normal(tokens, 1, 10), normal(tokens, 1, 10), normal(tokens, 96)
+    weight, weights_of_heads, weight_of_heads = normal(64), normal(6, 20), normal(20)
+    wide = weight.float()
     results = []
-    for each in (found, expected):
-        turned, keys = heads.clone(), heads.clone()
-        each.turn_(turned[:, :6], head_weights, 1e-6, cos, sin)
-        each.turn_(keys[:, 6:], head_weights[0], 1e-6, cos, sin)
-        pooled = x.float().clone()  # as at the end of a pass
-        each.norm(pooled, weight.float(), 1e-6, out=pooled)
-        into = each.norm(x, weight, 1e-6, out=torch.empty_like(x))
-        results.append((turned, keys, pooled, into, each.gate(gate_up.clone(), out=torch.empty_like(gate_up[:, :48]))))
+    with torch.inference_mode():  # which weights are older than, and states aren't
+        x, heads, gate_up = normal(tokens, 64), normal(tokens, 8, 20), normal(tokens, 96)
+        cos, sin = normal(tokens, 1, 10), normal(tokens, 1, 10)
+        for each in (found, expected):
+            turned, keys, queries = heads.clone(), heads.clone(), x.new_empty(tokens, 6, 20)
+            queries.copy_(heads[:, :6])
+            each.turn_(turned[:, :6], weights_of_heads, 1e-6, cos, sin)
+            each.turn_(keys[:, :6], weight_of_heads, 1e-6, cos, sin)
+            each.turn_(queries, weight_of_heads, 1e-6, cos, sin)
+            pooled = x.float().clone()  # as at the end of a pass
+            each.norm(pooled, wide, 1e-6, out=pooled)
+            into = each.norm(x, weight, 1e-6, out=torch.empty_like(x))
+            gated = each.gate(gate_up.clone(), out=gate_up.new_empty(tokens, 48))
+            results.append((turned, keys, queries, pooled, into, gated))
     for one, other in zip(*results, strict=True):
         off = float(((one - other).abs() / other.abs().clamp(min=1)).max())
         if not off <= _TOLERANCE[dtype]:

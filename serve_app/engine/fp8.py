@@ -54,15 +54,16 @@ class Fp8:
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Projection`."""
         quantised, scale = self._quantise(x)
-        product = torch._scaled_mm(
+        product: Tensor = torch._scaled_mm(
             quantised,
             self._transposed,
             scale_a=scale,
             scale_b=self._scale,
             out_dtype=x.dtype,
             use_fast_accum=x.device.type == "cuda",
+            out=out,
         )
-        return product if out is None else out.copy_(product)
+        return product
 
     def add_to(self, sums: Tensor, x: Tensor) -> None:
         """See `Projection`."""
@@ -98,17 +99,20 @@ def disagreement(device: torch.device, dtype: torch.dtype, quantise: Quantise = 
     (left, left_scale), (right, right_scale) = quantise_rows(x), quantise_rows(weight)
     expected = (left.float() * left_scale) @ (right.float() * right_scale).t()
     try:
-        found = Fp8(weight, quantise)(x)
+        found = Fp8(weight, quantise)(x, out=x.new_empty(len(x), len(weight)))
     except (RuntimeError, AttributeError, TypeError) as error:
         return f"torch {torch.__version__} can't multiply it here ({str(error).partition(chr(10))[0]})"
     off = float(((found.float() - expected).abs() / expected.abs().amax(dim=1, keepdim=True)).max())
     return None if off <= _TOLERANCE else f"products on {device} are off by {off:.3g} of the largest"
 
 
+@torch.inference_mode()
 def _fused(device: torch.device) -> Quantise:
     """Quantising in one kernel instead of five, where torch can make one."""
+    from serve_app.engine.compiled import torch_compiler  # noqa: PLC0415 - only where there is CUDA
+
     try:
-        fused: Quantise = torch.compile(quantise_rows, dynamic=True)
+        fused: Quantise = torch_compiler()(quantise_rows)
         for rows in (1, 2, 33):
             x = torch.randn(rows, 256, device=device, dtype=torch.bfloat16)
             for found, expected in zip(fused(x), quantise_rows(x), strict=True):

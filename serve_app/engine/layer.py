@@ -96,6 +96,7 @@ class Layers:
         self._kept = list(self._made()) if keep else None
         if keep:
             self.last  # noqa: B018 - makes it
+            self._weights = ()  # quantised projections don't keep them either
 
     @property
     def first(self) -> Iterable[Layer]:
