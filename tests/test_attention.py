@@ -13,9 +13,11 @@ import torch.nn.attention.varlen
 import torch.nn.functional as F
 from torch import Tensor
 
-from serve_app.engine import attention_check
+from serve_app.engine import attention, attention_check
+from serve_app.engine.attention import heads_can_share
 from serve_app.engine.engine import Engine
-from serve_app.engine.varlen_attention import varlen_runs_on
+from serve_app.engine.packing import pack
+from serve_app.engine.varlen_attention import VarlenAttention, varlen_runs_on
 from tests.checkpoints import SHAPES, checkpoint, random_ids
 
 
@@ -138,6 +140,33 @@ def test_a_kernel_that_fails_its_check_is_not_used(
     engine.encode(ids)
     assert np.abs(engine.encode(ids) - expected).max() <= 1e-5
     assert len(engine.prefixes) == 1
+
+
+def test_what_the_kernel_writes_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = torch.ones(3, 4, 32)
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", lambda *_, **__: done)
+    packing = pack([np.zeros(3, np.int64)], torch.device("cpu")).whole
+    query, key = torch.zeros(3, 4, 32), torch.zeros(3, 2, 32)
+    assert VarlenAttention().causal(query, key, key, packing, 0, torch.empty_like(query)) is done
+
+
+def test_heads_are_repeated_where_torch_would_write_out_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert heads_can_share(cpu, torch.float32, masked=True)
+    assert heads_can_share(cuda, torch.bfloat16, masked=False)
+    assert not heads_can_share(cuda, torch.bfloat16, masked=True)
+    assert not heads_can_share(cuda, torch.float32, masked=False)
+    attend = F.scaled_dot_product_attention
+
+    def without_sharing(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        assert q.shape[1] == k.shape[1] == v.shape[1]
+        return attend(q, k, v, **options)
+
+    monkeypatch.setattr(attention, "heads_can_share", lambda *_, masked: False)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", without_sharing)
+    for goes_on in (False, True):
+        safe = attention_check.GroupedAttention()
+        assert attention_check.disagreement(safe, SHAPES["demo"], cpu, torch.float32, goes_on=goes_on) is None
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

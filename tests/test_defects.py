@@ -79,8 +79,8 @@ def batch_leakage() -> InProcess:
     class Leaking:
         pooled = staticmethod(attention.pooled)
 
-        def causal(self, query: Any, key: Any, value: Any, packing: Packing, layer: int, out: Any) -> None:
-            attention.causal(query, key, value, Packing([packing.tokens]), layer, out)
+        def causal(self, query: Any, key: Any, value: Any, packing: Packing, layer: int, out: Any) -> Any:
+            return attention.causal(query, key, value, Packing([packing.tokens]), layer, out)
 
     broken.model.attention = Leaking()
     return InProcess(broken)

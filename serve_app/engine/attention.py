@@ -19,12 +19,12 @@ MASK_ENTRIES = 2**20
 class Attention(Protocol):
     """Scaled dot-product attention within each sequence of a packing. `layer` says which of a prefix's keys and values to use."""
 
-    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> Tensor:
         """Every token attends to its sequence up to itself: to the prefix's state in this layer, to what was computed
         earlier, to its own part.
 
-        `query` and `out` are `[tokens, heads, head_dim]`, `key` and `value` `[earlier + tokens, key_value_heads,
-        head_dim]`.
+        `query`, `out` and the result are `[tokens, heads, head_dim]`, `key` and `value` `[earlier + tokens, key_value_heads,
+        head_dim]`. The result is in memory of its own or that of `out`.
         """
 
     def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
@@ -38,7 +38,7 @@ class GroupedAttention:
     def __init__(self, *, alone: bool = False) -> None:
         self._alone = alone
 
-    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> Tensor:
         """See `Attention`."""
         done = 0
         for begin, count, length, prefix in _runs(packing, self._alone):
@@ -50,6 +50,7 @@ class GroupedAttention:
             if prefix is not None:
                 k, v = _behind(prefix.keys[layer], k), _behind(prefix.values[layer], v)
             out[rows].unflatten(0, (count, length)).copy_(_causal(q, k, v).transpose(1, 2))
+        return out
 
     def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
         """See `Attention`."""
@@ -73,6 +74,8 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of `q` `[n, heads, tokens, head_dim]` to `k` and `v`, which may have keys that lie before all of it."""
     length = q.shape[2]
     before = k.shape[2] - length
+    if not heads_can_share(q.device, q.dtype, masked=before > 0):
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     if not before:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     at_once = max(1, MASK_ENTRIES // k.shape[2])
@@ -83,6 +86,14 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         part = k[:, :, : before + end], v[:, :, : before + end]
         done.append(F.scaled_dot_product_attention(q[:, :, begin:end], *part, attn_mask=seen, enable_gqa=True))
     return done[0] if len(done) == 1 else torch.cat(done, dim=2)
+
+
+def heads_can_share(device: torch.device, dtype: torch.dtype, *, masked: bool) -> bool:
+    """Whether torch's call takes fewer key heads than query heads without writing all scores to memory.
+
+    On CUDA of its kernels for long sequences only flash attention does, which knows neither float32 nor masks.
+    """
+    return device.type != "cuda" or (dtype != torch.float32 and not masked)
 
 
 def _behind(prefix: Tensor, own: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ class DividedAttention:
         self._fast = fast
         self._safe = safe
 
-    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> Tensor:
         """See `Attention`."""
-        self._of(packing).causal(query, key, value, packing, layer, out)
+        return self._of(packing).causal(query, key, value, packing, layer, out)
 
     def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
         """See `Attention`."""
@@ -106,7 +106,7 @@ def disagreement(
         for begin, packing in batch.parts:
             rows = slice(begin, begin + sum(packing.lengths))
             keys = slice(begin - packing.earlier, rows.stop)
-            attention.causal(query[rows], key[keys], value[keys], packing, 0, found[rows])
+            found[rows] = attention.causal(query[rows], key[keys], value[keys], packing, 0, found[rows])
         pooled = attention.pooled(last, key, value, batch.whole, 0)
         expected, expected_pooled = _by_definition(query, last, key, value, batch.whole)
         off = max(float((a.float() - b).abs().max()) for a, b in ((found, expected), (pooled, expected_pooled)))

@@ -148,8 +148,7 @@ class Model:
             if run.keys is not None and run.values is not None:
                 run.keys[begin:end], run.values[begin:end] = key, value
                 key, value = (kept[begin - packing.earlier : end] for kept in (run.keys, run.values))
-            attended = run.attended[:rows]
-            self.attention.causal(query, key, value, packing, index, attended)
+            attended = self.attention.causal(query, key, value, packing, index, run.attended[:rows])
             layer.output.add_to(part, attended.flatten(1))
         return (key, value) if run.keys is None or run.values is None else (run.keys, run.values)
 
@@ -192,9 +191,9 @@ class Model:
             normed = self._elementwise.norm(part, layer.input_norm, eps, out=run.hidden[:rows])
             query = layer.query(normed).view(rows, -1, config.head_dim)
             self._elementwise.turn_(query, layer.query_norm, eps, run.cos[begin:end], run.sin[begin:end])
-            attended = run.attended[:rows]
             seen = slice(begin - packing.earlier, end)
-            self.attention.causal(query, key[seen], value[seen], packing, config.num_hidden_layers - 1, attended)
+            of_last = packing, config.num_hidden_layers - 1, run.attended[:rows]
+            attended = self.attention.causal(query, key[seen], value[seen], *of_last)
             layer.output.add_to(part, attended.flatten(1))
 
     def _feed_forward(self, x: Tensor, layer: FeedForward, run: _Pass) -> None:

@@ -43,12 +43,13 @@ class VarlenAttention:
         # One split: with more, the order of summation depends on the longest batch-mate.
         self._common |= {"num_splits": 1} if "num_splits" in known else {}
 
-    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> None:
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int, out: Tensor) -> Tensor:
         """See `Attention`. With fewer queries than keys the kernel lets the last query see all keys, which is what goes
         on from a prefix."""
         key, value = self._all_keys(query, key, value, packing, layer)
         bounds = packing.bounds, packing.key_bounds, packing.longest, packing.longest_keys
-        out.copy_(self._kernel(query, key, value, *bounds, **self._causal, **self._common))
+        done: Tensor = self._kernel(query, key, value, *bounds, **self._causal, **self._common)
+        return done
 
     def pooled(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, layer: int) -> Tensor:
         """See `Attention`."""
