@@ -14,7 +14,7 @@ from torch import Tensor
 from serve_app.engine import attention_check
 from serve_app.engine.buckets import BUCKETS, INPUTS, TOKENS, Bucket, bucket_of
 from serve_app.engine.engine import Engine
-from serve_app.engine.graphs import Graphs
+from serve_app.engine.graphs import Graphs, reserved
 from serve_app.engine.model import Model
 from serve_app.engine.random_weights import random_weights
 from tests.checkpoints import SHAPES, random_ids
@@ -137,6 +137,14 @@ def test_graphs_stay_within_their_memory(model: Model, monkeypatch: pytest.Monke
     graphs.prepare(FEW, memory=250)
     assert len(graphs) == 2
     assert graphs.forward(random_ids([128], 100)) is None  # the larger of the largest come first
+
+
+def test_memory_that_torch_keeps_for_later_is_not_that_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, taken = [1000], 50
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: taken + sum(kept))
+    assert reserved(torch.device("cuda", 0)) == taken
+    assert reserved(CPU) == 0
 
 
 def test_the_engine_uses_graphs_but_behind_prefixes(model: Model) -> None:
