@@ -22,6 +22,7 @@ from serve_app.engine.device import memory_bytes, pick_device
 from serve_app.engine.device_budget import budget_batches
 from serve_app.engine.engine import CUDA_PREFIX_MB, Engine
 from serve_app.engine.graphs import GRAPH_BYTES
+from serve_app.engine.lost import watched
 from serve_app.engine.memory import HalvingEncoder
 from serve_app.engine.precision import linear_itemsize
 from serve_app.engine.queue import QueuePolicy
@@ -103,7 +104,7 @@ def batcher_over(engine: Engine, settings: Settings, granted: Granted) -> Batche
 
     batcher = Batcher(
         HalvingEncoder(
-            partial(launch_batch if on_gpu else encode_batch, engine),
+            watched(partial(launch_batch, engine), engine.device) if on_gpu else partial(encode_batch, engine),
             hidden_size=engine.hidden_size,
             lower=lower,
             cost=engine.prefixes.cost,
@@ -116,7 +117,10 @@ def batcher_over(engine: Engine, settings: Settings, granted: Granted) -> Batche
         depth=2 if on_gpu else 1,
         share_duplicates=settings.batch.share_duplicates,
         run_tokens=TokenVectorEncoder(
-            engine.launch_tokens, engine.hidden_size, torch.OutOfMemoryError, torch.cuda.empty_cache
+            watched(engine.launch_tokens, engine.device),
+            engine.hidden_size,
+            torch.OutOfMemoryError,
+            torch.cuda.empty_cache,
         ),
     )
     return batcher
