@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from loadtest.bench_report import describe_run, write_json
@@ -97,12 +98,19 @@ def one_round(engine: Engine, tokenizer: Tokenizer, texts: list[str]) -> dict[st
         started = time.perf_counter()
         engine.encode(ids)
         ended = time.perf_counter()
-    parts: dict[str, float] = defaultdict(float)
-    for event in profiler.key_averages():
-        if event.key.startswith("part:"):
-            parts[event.key.removeprefix("part:")] += 1e-6 * (event.device_time_total if cuda else event.cpu_time_total)
+    parts = part_seconds(profiler.key_averages(), cuda=cuda)
     parts["the rest: packing, embedding rows, copies, Python"] = ended - started - sum(parts.values())
     parts["tokenizing"] = tokenized - begin
+    return parts
+
+
+def part_seconds(events: Iterable[Any], *, cuda: bool) -> dict[str, float]:
+    """Seconds of each marked part, of the profiler's averages: on the calling thread, with `cuda` of the kernels launched there."""
+    parts: dict[str, float] = defaultdict(float)
+    for event in events:
+        # On CUDA a mark comes a second time, as the span of time on the device from its first kernel to its last.
+        if event.key.startswith("part:") and event.device_type == DeviceType.CPU:
+            parts[event.key.removeprefix("part:")] += 1e-6 * (event.device_time_total if cuda else event.cpu_time_total)
     return dict(parts)
 
 

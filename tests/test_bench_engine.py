@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,6 +214,17 @@ def test_the_page_is_rewritten_between_its_marks(monkeypatch: pytest.MonkeyPatch
     assert page.read_text() == written
     with pytest.raises(ValueError, match="no single <!-- none -->"):
         engine_roofline.put(written, "none", "")
+
+
+def test_on_a_gpu_a_part_counts_once() -> None:
+    cpu, cuda = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
+    marks = [
+        SimpleNamespace(key="part:norms", device_type=cpu, device_time_total=3e6, cpu_time_total=1e6),
+        SimpleNamespace(key="part:norms", device_type=cuda, device_time_total=5e6, cpu_time_total=0),
+        SimpleNamespace(key="aten::mm", device_type=cpu, device_time_total=9e6, cpu_time_total=9e6),
+    ]
+    assert profile_engine.part_seconds(marks, cuda=True) == {"norms": 3.0}
+    assert profile_engine.part_seconds(marks, cuda=False) == {"norms": 1.0}
 
 
 def test_the_profile_has_every_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
