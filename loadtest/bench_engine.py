@@ -7,12 +7,14 @@ transformers', in float32, on texts drawn at each run. Then the ceilings are mea
 as large squares in each dtype, and copies. Then every case runs in rounds, each contestant in turn, each round in another order
 with other texts:
 
-- `ours DTYPE`: tokenizing and `Engine.encode`, for each of `--dtypes`;
+- `ours DTYPE`: tokenizing and `Engine.encode`, for each of `--dtypes`; with `--ids` also without tokenizing;
 - `transformers`, `sentence-transformers`: their model with the same weights in the first of `--dtypes` that they know, at the best of
   `--batch-sizes` for the case. Attention is flash attention where the package is installed, else torch's own;
 - `products`: the products of the linear layers alone, all tokens in all layers, at the engine's batches, in the first of `--dtypes`.
 
-A case has as many inputs as our engine embeds in about `--seconds`; lengths that would take far longer are left out and named.
+A case has as many inputs as our engine embeds in about `--seconds`; lengths that would take far longer are left out and named. With
+`--minutes`, no case is begun that would end later, if it takes as long as the longest before it. Who fails is named, and the others
+go on; `--out` is written after each case. A GPU for few minutes: `--seconds 1 --minutes 7`.
 
 `--case queries` is another comparison: see `loadtest/bench_queries.py`.
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +66,9 @@ def parity(config: ModelConfig, weights: Weights, tokenizer: Tokenizer) -> dict[
     return {"seed": seed, "largest_difference": difference, "lowest_cosine": lowest_cosine(found, expected)}
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Check parity, measure the ceilings, and run the cases."""
+def measure(options: argparse.Namespace, out: Path | None = None) -> dict[str, Any]:
+    """Check parity, measure the ceilings, and run the cases; the report so far is written to `out` after each."""
+    begun = time.monotonic()
     if options.threads:
         torch.set_num_threads(options.threads)
     device = chosen_device(options.device)
@@ -80,14 +84,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         return measure_queries(options, engine, tokenizer, one_token_words(tokenizer), seconds)
     agreed = parity(config, weights, tokenizer)
     print(f"parity    float32 to transformers: largest difference {agreed['largest_difference']:.1e}", flush=True)
-    budget = options.seconds / 40
-    ceilings: dict[str, Any] = {"copy_bytes_per_second": copy_rate(device, budget), "flops_per_second": {}}
-    for dtype in dict.fromkeys([*dtypes, *ceiling_dtypes]):
-        try:
-            ceilings["flops_per_second"][dtype] = product_rates(config, device, dtype, tuple(options.rows), budget)
-        except RuntimeError as error:
-            ceilings["flops_per_second"][dtype] = {"unavailable": str(error)}
-    slowest = min(ceilings["flops_per_second"][dtype]["best"] for dtype in dtypes)
+    ceilings = measured_ceilings(config, device, [*dtypes, *ceiling_dtypes], options)
+    rates = ceilings["flops_per_second"]
+    unmeasured = [dtype for dtype in dtypes if "best" not in rates[dtype]]
+    dtypes = [dtype for dtype in dtypes if dtype not in unmeasured]
+    if not dtypes:
+        raise SystemExit(f"nothing to hold the engine against: {rates}")
+    slowest = min(rates[dtype]["best"] for dtype in dtypes)
     cases, left_out = Cases(tokenizer, options.seed).choose(
         options.lengths,
         lambda length: 0.7 * slowest / config.flops_per_token(length),
@@ -95,7 +98,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         config.max_position_embeddings,
     )
     rounds = Rounds(config, weights, tokenizer, folder, dtypes, ceilings, options)
-    return {
+    failures = rounds.failures
+    failures.of |= {f"ours {dtype}": "no product of this dtype runs here" for dtype in unmeasured}
+    report = {
         **describe_run(device),
         "options": vars(options),
         "dtypes": dtypes,
@@ -105,9 +110,36 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "data_sheet": asdict(sheet) if (sheet := data_sheet(rounds.device_name)) else None,
         "left_out": left_out,
         "latency_512": rounds.latency(512),
-        "cases": [rounds.run(case) for case in cases],
-        "memory": rounds.memory(),
+        "cases": [],
+        "memory": {},
+        "failed": failures.of,
     }
+    longest = 0.0
+    for case in cases:
+        started = time.monotonic()
+        if options.minutes is not None and started - begun + longest > 60 * options.minutes:
+            left_out[case.name] = "there was no time for it"
+            continue
+        with failures.noted(case.name):
+            report["cases"].append(rounds.run(case))
+        longest = max(longest, time.monotonic() - started)
+        report["memory"] = rounds.memory()
+        write_json(report, out)
+    return report
+
+
+def measured_ceilings(
+    config: ModelConfig, device: torch.device, dtypes: list[str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Copies, and products in each of `dtypes`, or why there are none."""
+    budget = options.seconds / 40
+    rates: dict[str, dict[str, Any]] = {}
+    for dtype in dict.fromkeys(dtypes):
+        try:
+            rates[dtype] = product_rates(config, device, dtype, tuple(options.rows), budget)
+        except RuntimeError as error:
+            rates[dtype] = {"unavailable": str(error)}
+    return {"copy_bytes_per_second": copy_rate(device, budget), "flops_per_second": rates}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -129,7 +161,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 512, 2048], help="rows of the measured products")
     parser.add_argument("--lengths", type=int, nargs="*", default=list(LENGTHS))
     parser.add_argument("--seconds", type=float, default=8.0, help="of our slowest engine, for a round of a case")
+    parser.add_argument(
+        "--minutes", type=float, help="in which to be done, as far as can be foreseen; default no limit"
+    )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ids", action="store_true", help="time our engine also without tokenizing")
     parser.add_argument(
         "--batch-sizes", type=int, nargs="+", help="of the others, default 1 4 16, on CUDA 8 32 128 512"
     )
@@ -147,7 +183,7 @@ def main() -> None:
     """Run from the command line."""
     options = arguments().parse_args()
     out = options.__dict__.pop("out")
-    report = measure(options)
+    report = measure(options, out)
     if options.case == "queries":
         write_report(report, out)
         return

@@ -14,10 +14,12 @@ from torch import Tensor
 from serve_app.engine.engine import Engine
 from serve_app.engine.model import Model
 from serve_app.engine.model_config import ModelConfig
-from serve_app.engine.precision import Precision, pick_precision
+from serve_app.engine.precision import pick_precision
 from serve_app.engine.tokenizer import Tokenizer
 from serve_app.engine.weights import LayerWeights, Weights, named_tensors
 from serve_app.types import Vectors
+
+_MUCH_SLOWER = 1.5
 
 
 class Contestant(Protocol):
@@ -103,7 +105,10 @@ def sentence_transformers(model: Any, folder: Path) -> SentenceTransformers | No
         from sentence_transformers import SentenceTransformer
     except ImportError:
         return None
-    pipeline = SentenceTransformer(str(folder), device=str(model.device))
+    attention = model.config._attn_implementation
+    # It decides when it is made whether it goes without padding, which it does with flash attention.
+    options = {} if attention == "sdpa" else {"attn_implementation": attention, "dtype": model.dtype}
+    pipeline = SentenceTransformer(str(folder), device=str(model.device), model_kwargs=options)
     name = "model" if "model" in dict(pipeline[0].named_children()) else "auto_model"
     setattr(pipeline[0], name, model)
     pipeline.max_seq_length = model.config.max_position_embeddings
@@ -113,13 +118,9 @@ def sentence_transformers(model: Any, folder: Path) -> SentenceTransformers | No
 def ours(config: ModelConfig, weights: Weights, dtype: str, max_batch_tokens: int | None) -> Engine:
     """Our engine with these float32 or bfloat16 weights, computing in `dtype`: any name that settings take."""
     precision = pick_precision(dtype, weights.embedding.device)
-    return around(Model(config, in_dtype(weights, precision.dtype), precision.project), precision, max_batch_tokens)
-
-
-def around(model: Model, precision: Precision, max_batch_tokens: int | None) -> Engine:
-    """A new engine, which has seen no inputs and keeps no prefixes yet."""
+    model = Model(config, in_dtype(weights, precision.dtype), precision.project)
     engine = Engine(model, max_batch_tokens=max_batch_tokens, precision=precision, graphs=model.can_be_recorded)
-    if engine.device.type == "cuda":
+    if engine.device.type == "cuda" and engine.dtype != torch.float32:  # that is only compared with
         engine.warmup()  # records the graphs
     return engine
 
@@ -141,12 +142,17 @@ def lowest_cosine(found: Vectors, expected: Vectors) -> float:
 def best_batch_size(
     run: Contestant, texts: list[str], sizes: Sequence[int], seconds: Callable[[Callable[[], object]], float]
 ) -> int:
-    """The fastest of `sizes` by one call each; those that don't fit into memory are passed over."""
+    """The fastest of `sizes` by one call each, the smaller first, until one is much slower; those that don't fit into memory, or are
+    beyond the first that holds all texts, are passed over. Raises `torch.OutOfMemoryError` where not even the smallest fits."""
     trial: dict[int, float] = {}
-    for size in sizes:
+    for size in sorted(sizes):
         try:
             trial[size] = seconds(lambda size=size: run(texts, size))  # type: ignore[misc]
         except torch.OutOfMemoryError:
+            if not trial:
+                raise
             torch.cuda.empty_cache()
             break
-    return min(trial, key=lambda size: trial[size]) if trial else min(sizes)
+        if size >= len(texts) or trial[size] > _MUCH_SLOWER * min(trial.values()):
+            break
+    return min(trial, key=lambda size: trial[size])

@@ -92,7 +92,7 @@ def gap(measured: dict[str, Any]) -> Iterator[str]:
         for row in case["results"]:
             if row["name"].startswith("ours"):
                 cells = f"{row['tokens_per_second']['median']:,.0f} | {row['over_floor']['median']:.2f}"
-                shown = f"{case['inputs']} x {case['name']} | {row['dtype']}"
+                shown = f"{case['inputs']} x {case['name']} | {row['name'].removeprefix('ours ')}"
                 yield f"| {shown} | {cells} | {row['mfu_of_ceiling']['median']:.0%} |"
 
 

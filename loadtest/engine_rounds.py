@@ -19,7 +19,6 @@ from loadtest.engine_contestants import (
     Contestant,
     Ours,
     Transformers,
-    around,
     best_batch_size,
     in_dtype,
     lowest_cosine,
@@ -28,6 +27,7 @@ from loadtest.engine_contestants import (
     sentence_transformers,
 )
 from loadtest.engine_datasheets import data_sheet
+from loadtest.engine_failures import Failures
 from loadtest.engine_floor import floor_of, forward_flops
 from serve_app.bench.statistics import spread
 from serve_app.engine.engine import Engine
@@ -37,6 +37,7 @@ from serve_app.engine.weights import Weights
 
 _COSINE_TEXTS, _COSINE_TOKENS = 8, 2048
 _LATENCY_CALLS = 3, 20  # at least and at most
+_FROM_IDS = ", from ids"
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -47,7 +48,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 class Rounds:
-    """Holds the contestants; `weights` are float32."""
+    """Holds the contestants; `weights` are float32. Those that can't be made are left out: `failures` says why."""
 
     def __init__(
         self,
@@ -63,43 +64,57 @@ class Rounds:
         self._device = device = weights.embedding.device
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._sizes = options.batch_sizes or ([8, 32, 128, 512] if device.type == "cuda" else [1, 4, 16])
-        self._engines = {dtype: ours(config, weights, dtype, options.batch_tokens) for dtype in dtypes}
-        self._exact = self._engines.get("float32") or ours(config, weights, "float32", options.batch_tokens)
         self._dense = next((dtype for dtype in dtypes if dtype in ("float32", "bfloat16")), "bfloat16")
         shared = in_dtype(weights, getattr(torch, self._dense))
+        self.failures = Failures()
+        self._engines: dict[str, Engine] = {}
+        for dtype in dtypes:
+            with self.failures.noted(f"ours {dtype}"):
+                given = weights if dtype == "float32" else shared  # which are the same, or rounded already
+                self._engines[dtype] = ours(config, given, dtype, options.batch_tokens)
+        self._exact = self._engines.get("float32") or ours(config, weights, "float32", options.batch_tokens)
         self._contestants: dict[str, Contestant] = {
             f"ours {name}": Ours(engine, tokenizer) for name, engine in self._engines.items()
         }
-        self._contestants["transformers"] = Transformers(qwen3(config, shared, "sdpa"), tokenizer)
+        with self.failures.noted("transformers"):
+            self._contestants["transformers"] = Transformers(qwen3(config, shared, "sdpa"), tokenizer)
         flash = device.type == "cuda" and self._dense != "float32" and find_spec("flash_attn") is not None
-        theirs = sentence_transformers(qwen3(config, shared, "flash_attention_2" if flash else "sdpa"), folder)
-        if theirs is not None:
-            self._contestants["sentence-transformers"] = theirs
+        for attention in ["flash_attention_2", "sdpa"] if flash else ["sdpa"]:
+            if "sentence-transformers" not in self._contestants:
+                with self.failures.noted(f"sentence-transformers, {attention}"):
+                    theirs = sentence_transformers(qwen3(config, shared, attention), folder)
+                    if theirs is not None:
+                        theirs(["one", "and another"], 2)
+                        self._contestants["sentence-transformers"] = theirs
         self._layers = [[one.qkv, one.output, one.gate_up, one.down] for one in shared.layers]
         self._memory: dict[str, int] = {}
 
     def run(self, case: Case) -> dict[str, Any]:
-        """All rounds of one case, by engines that have seen no other: one that looked for shared prefixes in vain does so rarely."""
-        for dtype, engine in self._engines.items():
-            self._engines[dtype] = around(engine.model, engine.precision, self._options.batch_tokens)
-            self._contestants[f"ours {dtype}"] = Ours(self._engines[dtype], self._tokenizer)
-        texts = case.draw()
-        sizes = {
-            name: 0 if name.startswith("ours") else best_batch_size(run, texts, self._sizes, seconds)
-            for name, run in self._contestants.items()
-        }
-        cosines = self._cosines(case, sizes)
-        products = self._products(case.lengths)
-        products()
-        taken: dict[str, list[float]] = {name: [] for name in [*self._contestants, "products"]}
-        names = list(taken)
+        """All rounds of one case, by engines that have seen no other: one that looked for shared prefixes in vain does so rarely.
+
+        A contestant that fails in this case has no row; its failure is noted in the result.
+        """
+        for engine in self._engines.values():
+            engine.prefixes.clear()
+        failures = Failures()
+        sizes = self._best_sizes(case.draw(), failures)
+        cosines = self._cosines(case, sizes, failures)
+        with failures.noted("products"):
+            products = self._products(case.lengths)
+            products()
+        taken: dict[str, list[float]] = {}
         for number in range(self._options.rounds):
-            texts, turn = case.draw(), number % len(names)
+            runs = self._runs(case.draw(), sizes)
+            if "products" not in failures:
+                runs["products"] = products
+            names, turn = list(runs), number % len(runs)
             for name in names[turn:] + names[:turn]:
-                run = products if name == "products" else partial(self._contestants[name], texts, sizes[name])
-                taken[name].append(self._timed(name, run))
+                if name not in failures:
+                    with failures.noted(name):
+                        taken.setdefault(name, []).append(self._timed(name, runs[name]))
         print(f"done      {case.name}: {len(case.lengths)} inputs, {case.tokens} tokens", flush=True)
-        rows = [self._row(name, case, times, taken) for name, times in taken.items()]
+        complete = {name: taken[name] for name in runs if name not in failures}
+        rows = [self._row(name, case, times, complete) for name, times in complete.items()]
         for row in rows:
             row |= {"lowest_cosine": cosines.get(row["name"]), "batch_size": sizes.get(row["name"]) or None}
         return {
@@ -108,6 +123,7 @@ class Rounds:
             "tokens": case.tokens,
             "lengths": case.lengths,
             "results": rows,
+            "failed": failures.of,
         }
 
     def latency(self, length: int) -> dict[str, dict[str, float]]:
@@ -115,18 +131,38 @@ class Rounds:
         text = Cases(self._tokenizer, self._options.seed).uniform(length, length).draw()
         found = {}
         for name, run in self._contestants.items():
-            run(text, 1)
-            taken: list[float] = []
-            fewest, most = _LATENCY_CALLS
-            while len(taken) < fewest or (len(taken) < most and sum(taken) < self._options.seconds):
-                taken.append(seconds(partial(run, text, 1)))
-            found[name] = spread(taken)
+            with self.failures.noted(f"{name}, one text"):
+                run(text, 1)
+                taken: list[float] = []
+                fewest, most = _LATENCY_CALLS
+                while len(taken) < fewest or (len(taken) < most and sum(taken) < self._options.seconds):
+                    taken.append(seconds(partial(run, text, 1)))
+                found[name] = spread(taken)
         return found
 
     def memory(self) -> dict[str, int]:
         """Peak bytes: on CUDA of each contestant's tensors beside the weights of all, on CPU of the whole process."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return dict(self._memory) if self._device.type == "cuda" else {"process": peak}
+
+    def _best_sizes(self, texts: list[str], failures: Failures) -> dict[str, int]:
+        """The batch size of each contestant, 0 for those that choose it themselves."""
+        sizes: dict[str, int] = {}
+        for name, run in self._contestants.items():
+            with failures.noted(name):
+                sizes[name] = 0 if isinstance(run, Ours) else best_batch_size(run, texts, self._sizes, seconds)
+        return sizes
+
+    def _runs(self, texts: list[str], sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
+        """What each contestant does in a round; with `--ids`, our engines also without tokenizing."""
+        runs: dict[str, Callable[[], object]] = {}
+        ids = self._tokenizer.encode_batch(texts) if self._options.ids else None
+        for name, size in sizes.items():
+            run = self._contestants[name]
+            runs[name] = partial(run, texts, size)
+            if ids is not None and isinstance(run, Ours):
+                runs[f"{name}{_FROM_IDS}"] = partial(run.engine.encode, ids)
+        return runs
 
     def _timed(self, name: str, run: Callable[[], object]) -> float:
         cuda = self._device.type == "cuda"
@@ -140,7 +176,7 @@ class Rounds:
             self._memory[name] = max(self._memory.get(name, 0), peak)
         return taken
 
-    def _cosines(self, case: Case, sizes: dict[str, int]) -> dict[str, float]:
+    def _cosines(self, case: Case, sizes: dict[str, int], failures: Failures) -> dict[str, float]:
         """Lowest cosine of each contestant to our float32 vectors, on a few texts of the case."""
         texts, tokens = [], 0
         for text, length in zip(case.draw(), case.lengths, strict=True):
@@ -148,11 +184,16 @@ class Rounds:
                 break
             texts.append(text)
             tokens += length
-        expected = Ours(self._exact, self._tokenizer)(texts, 1)
-        return {name: lowest_cosine(run(texts, sizes[name]), expected) for name, run in self._contestants.items()}
+        found: dict[str, float] = {}
+        with failures.noted("float32, to compare with"):
+            expected = Ours(self._exact, self._tokenizer)(texts, 1)
+            for name, size in sizes.items():
+                with failures.noted(name):
+                    found[name] = lowest_cosine(self._contestants[name](texts, size), expected)
+        return found
 
     def _row(self, name: str, case: Case, times: list[float], all_times: dict[str, list[float]]) -> dict[str, Any]:
-        dtype = name.removeprefix("ours ") if name.startswith("ours") else self._dense
+        dtype = name.removeprefix("ours ").removesuffix(_FROM_IDS) if name.startswith("ours") else self._dense
         engine: Engine = self._engines.get(dtype, self._exact)
         ceiling = self._ceilings["flops_per_second"][dtype]["best"]
         passes = len(list(engine.batches(case.lengths)))
@@ -177,7 +218,7 @@ class Rounds:
 
     def _products(self, lengths: list[int]) -> Callable[[], None]:
         """The linear layers' products at the engine's batches."""
-        engine = next(iter(self._engines.values()))
+        engine = next(iter(self._engines.values()), self._exact)
         batches = [sum(lengths[i] for i in batch) for batch in engine.batches(lengths)]
         widest = max(batches)
         ins = [torch.randn(widest, w.shape[1], device=self._device).to(w.dtype) for w in self._layers[0]]

@@ -37,7 +37,12 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"Peak memory: {', '.join(f'{name} {peak / 2**20:,.0f} MiB' for name, peak in report['memory'].items())}.",
     ]
-    lines += [f"Left out: {length} tokens, {why}." for length, why in report["left_out"].items()]
+    lines += [f"Left out: {case}, {why}." for case, why in report["left_out"].items()]
+    failed = [
+        (report.get("failed", {}), ""),
+        *((case.get("failed", {}), f", {case['name']}") for case in report["cases"]),
+    ]
+    lines += [f"Failed: {name}{where}: {why}" for of, where in failed for name, why in of.items()]
     return "\n".join(lines)
 
 

@@ -251,3 +251,18 @@ def test_heads_sort_as_ids_do() -> None:
     ids = random_ids([3] * 50, 151669)
     assert sorted(ids, key=lambda one: head_of(one, 3)) == sorted(ids, key=lambda one: one.tolist())
     assert torch.equal(torch.tensor(np.frombuffer(head_of(ids[0], 2), ">i4").tolist()), torch.from_numpy(ids[0][:2]))
+
+
+def test_clearing_forgets_prefixes_and_inputs() -> None:
+    engine = fresh()
+    prefix = random_ids([40], 1280)[0]
+    inputs = behind(prefix, [5, 6, 7], 1)
+    engine.encode(inputs)  # not yet four
+    engine.prefixes.clear()
+    engine.encode(behind(prefix, [5, 6, 7], 2))
+    assert len(engine.prefixes) == 0
+    engine.encode(inputs)
+    assert len(engine.prefixes) == 1
+    engine.prefixes.clear()
+    assert len(engine.prefixes) == engine.prefixes.nbytes == 0
+    assert engine.encode_checked(inputs).reused == [0] * 3

@@ -53,6 +53,13 @@ class PrefixCache:
             self.capacity = capacity
             self._evict()
 
+    def clear(self) -> None:
+        """Keep nothing, and know of no input."""
+        with self._lock:
+            self._kept.clear()
+            self._lengths = {}
+            self._finders = PrefixFinders()
+
     def cost(self, ids: TokenIds, tenant: int = 0) -> int:
         """See `cost`, as of now. Waits for nobody, even while a prefix is computed."""
         return cost(len(ids), self._longest(tenant, self._candidate(tenant, ids)))
