@@ -253,6 +253,14 @@ def test_heads_sort_as_ids_do() -> None:
     assert torch.equal(torch.tensor(np.frombuffer(head_of(ids[0], 2), ">i4").tolist()), torch.from_numpy(ids[0][:2]))
 
 
+def test_of_many_inputs_the_last_ones_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    finder = PrefixFinder()
+    monkeypatch.setattr(finder, "see", lambda ids: seen.append(len(ids)))
+    finder.see_all([np.zeros(length, np.int32) for length in [*range(9, 400), *[3] * 300]])
+    assert seen == [*range(400 - 256, 400)]
+
+
 def test_clearing_forgets_prefixes_and_inputs() -> None:
     engine = fresh()
     prefix = random_ids([40], 1280)[0]

@@ -80,9 +80,12 @@ class PrefixCache:
             shared: list[SharedPrefix | None] = []
             reused = []
             for tenant, ids in inputs:
-                head = self._candidate(tenant, ids)
-                tokens = self._longest(tenant, head)
-                prefix = None
+                prefix, tokens, head = None, 0, b""
+                if (
+                    tenant in self._lengths
+                ):  # else there is nothing to look for, which matters with thousands of short inputs
+                    head = self._candidate(tenant, ids)
+                    tokens = self._longest(tenant, head)
                 if tokens:
                     key = tenant, head[: 4 * tokens]
                     prefix = self._kept[key]
@@ -100,8 +103,7 @@ class PrefixCache:
         for tenant in dict.fromkeys([tenant for tenant, _ in inputs]):
             own = [ids for whose, ids in inputs if whose == tenant]
             finder = self._finders.of(tenant)
-            for ids in own:
-                finder.see(ids)
+            finder.see_all(own)
             for found in finder.found(partial(self._longest, tenant)):
                 tokens = len(found) // 4
                 heads = [head_of(ids, len(ids) - 1) for ids in own if len(ids) > tokens]

@@ -13,7 +13,7 @@ would.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -69,6 +69,11 @@ class PrefixFinder:
             self._heads.move_to_end(head)
             if len(self._heads) > _WINDOW:
                 self._heads.popitem(last=False)
+
+    def see_all(self, inputs: Sequence[TokenIds]) -> None:
+        """Inputs came together: of thousands, only the last ones would stay."""
+        for ids in [ids for ids in inputs if len(ids) > WORTH_TOKENS][-_WINDOW:]:
+            self.see(ids)
 
     def found(self, kept: Callable[[bytes], int]) -> Iterator[bytes]:
         """The next prefixes worth keeping, as `head_of` gives them.
