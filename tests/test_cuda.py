@@ -7,12 +7,16 @@ python -m pytest -c /dev/null --noconftest -p no:cacheprovider -q tests/test_cud
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from serve_app.engine.buckets import BUCKETS
 from serve_app.engine.engine import Engine
+from serve_app.engine.graphs import GRAPH_BYTES, reserved
 from serve_app.engine.memory_budget import activations
 from serve_app.engine.model import MLP_TOKENS, Model
 from serve_app.engine.model_config import ModelConfig
@@ -65,6 +69,34 @@ def test_graphs_give_the_vectors_of_their_kernels() -> None:
         assert least_cosine(engine.encode(ids), plain_vectors(ids)) > 0.999
 
 
+def test_graphs_take_no_more_memory_than_is_set_aside() -> None:
+    needs_varlen()
+    engine = Engine(model(), prefix_cache_mb=0, graphs=True)
+    engine.encode(random_ids([1000], CONFIG.vocab_size))
+    before = reserved(device())
+    assert engine._graphs is not None
+    engine._graphs.prepare()
+    assert 0 < reserved(device()) - before <= GRAPH_BYTES
+
+
+def test_nothing_is_compiled_while_serving() -> None:
+    parted = model(part_tokens=64)
+    prefix = parted.prefix(random_ids([9], CONFIG.vocab_size)[0])
+    compiled = counters["stats"]["unique_graphs"]
+    assert compiled > 0
+
+    def serve() -> None:  # as the engine's own thread, which has torch's default settings
+        for lengths in ([1], [2], [5, 1, 9], [MLP_TOKENS + 1], [65], [30, 64, 35], [16385]):
+            ids = random_ids(lengths, CONFIG.vocab_size)
+            parted.forward(parted.pack(ids))
+            parted.forward(parted.pack(ids, [prefix] + [None] * (len(ids) - 1)))
+            parted.every_token(parted.pack(ids)).cpu()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(serve).result()
+    assert counters["stats"]["unique_graphs"] == compiled
+
+
 def test_prefixes_and_parts_change_little() -> None:
     ids = random_ids(LENGTHS, CONFIG.vocab_size)
     prefix = random_ids([40], CONFIG.vocab_size, seed=1)[0]
@@ -106,6 +138,17 @@ def test_32k_tokens_take_no_more_memory_than_is_estimated(part_tokens: int) -> N
     assert bool(vectors.isfinite().all())
     needs = activations(CONFIG, 2, part_tokens=part_tokens, mlp_tokens=MLP_TOKENS)
     assert torch.cuda.max_memory_allocated() - before <= needs.bytes(32768, 1) + 64 * 2**20  # and a workspace
+
+
+def test_float32_takes_no_more_memory_than_is_estimated() -> None:
+    plain = Model(CONFIG, random_weights(CONFIG, device(), torch.float32))
+    ids = random_ids([16000], CONFIG.vocab_size)
+    plain.forward(plain.pack([ids[0][:100]]))
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    assert bool(plain.forward(plain.pack(ids)).isfinite().all())
+    needs = activations(CONFIG, 4, part_tokens=16384, mlp_tokens=MLP_TOKENS, packed_kernel=False)
+    assert torch.cuda.max_memory_allocated() - before <= needs.bytes(16000, 1) + 64 * 2**20
 
 
 def test_an_input_has_the_same_bits_in_every_batch() -> None:
