@@ -166,6 +166,22 @@ def test_the_engine_uses_graphs_but_behind_prefixes(model: Model) -> None:
     assert capture.replays == 1
 
 
+def test_the_largest_batch_has_to_fit_beside_the_graphs(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model)
+    engine._graphs = Graphs(model, Repeated())
+    engine.device = torch.device("cuda", 0)
+    graphs: list[int] = []
+
+    def largest(run: Any, tokens: int) -> int:
+        graphs.append(len(engine._graphs or ()))
+        return 1000
+
+    monkeypatch.setattr("serve_app.engine.engine.largest_that_fits", largest)
+    engine.warmup()
+    assert graphs == [len(BUCKETS)]
+    assert engine.max_batch_tokens == 1000
+
+
 def test_without_cuda_graphs_are_off(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     assert not model.can_be_recorded
     if not torch.cuda.is_available():

@@ -225,8 +225,8 @@ class Engine:
         return self.model.forward(self.model.pack(token_ids, prefixes))
 
     def warmup(self) -> None:
-        """Run a short and a mixed batch, one that goes on from a prefix if any are kept, on CUDA also the largest, and record graphs,
-        so that no request pays for first-time work.
+        """Run a short and a mixed batch, one that goes on from a prefix if any are kept, record graphs, and on CUDA run the largest
+        batch beside them, so that no request pays for first-time work.
 
         If the device's memory doesn't hold the largest batch, `max_batch_tokens` becomes what it holds.
         """
@@ -235,10 +235,10 @@ class Engine:
         self.encode([ids[:length] for length in (1, 8, 32, 128)])
         if self.prefixes.capacity:
             self._forward([ids[:8], ids[:8]], [self.model.prefix(ids[:8]), None]).cpu()
-        if self.device.type == "cuda":
-            self.max_batch_tokens = largest_that_fits(lambda tokens: self.encode([ids[:tokens]]), self.max_batch_tokens)
         if self._graphs is not None:
             self._graphs.prepare()
+        if self.device.type == "cuda":
+            self.max_batch_tokens = largest_that_fits(lambda tokens: self.encode([ids[:tokens]]), self.max_batch_tokens)
 
     def batches(
         self, lengths: Sequence[int], prefixes: Sequence[SharedPrefix | None] = (), most: int | None = None
