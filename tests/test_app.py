@@ -219,6 +219,8 @@ async def test_a_body_in_pieces(service: InProcess) -> None:
         ("/v1/embeddings/", " Did you mean /v1/embeddings?"),
         ("/embeddings", " Did you mean /v1/embeddings?"),
         ("/v1/v1/embeddings", " Did you mean /v1/embeddings?"),
+        ("/v1/v2/embed", " Did you mean /v2/embed?"),
+        ("/v1/tokenize/", " Did you mean /tokenize?"),
     ],
 )
 async def test_unknown_url(http: httpx.AsyncClient, path: str, hint: str) -> None:

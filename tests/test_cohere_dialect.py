@@ -174,6 +174,16 @@ INPUT_TYPES = (
         ({"texts": None, "inputs": []}, "inputs", "'inputs' is empty: send at least one"),
         ({"texts": None, "inputs": ["a"]}, "inputs", INPUTS),
         ({"texts": None, "inputs": [{"content": []}]}, "inputs", INPUTS),
+        (
+            {"texts": None, "inputs": [{"content": [part("a")]}, {"content": [part("b")], "input_type": "clustering"}]},
+            "inputs",
+            "unknown field: parameter 'inputs[1].input_type' is not a valid field",
+        ),
+        (
+            {"texts": None, "inputs": [{"content": [{**part("a"), "x" * 99: 1}]}]},
+            "inputs",
+            f"unknown field: parameter 'inputs[0].content[0].{'x' * 64}' is not a valid field",
+        ),
         ({"texts": None, "inputs": [{"content": [part("")]}]}, "inputs", INPUTS),
         ({"texts": None, "inputs": [{"content": [{"type": "audio"}]}]}, "inputs", INPUTS),
         (

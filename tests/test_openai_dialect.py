@@ -270,6 +270,8 @@ def test_too_many_token_ids(value: str) -> None:
             "instruction",
             "'instruction' needs text input: it can't be put before token ids.",
         ),
+        ({"inputs": "a"}, "inputs", "The field 'inputs' is not supported. Send the texts in 'input'."),
+        ({"texts": ["a"]}, "texts", "The field 'texts' is not supported. Send the texts in 'input'."),
         ({"stream": True}, "stream", "The field 'stream' is not supported. Remove it."),
         (
             {"output_dtype": "int8"},

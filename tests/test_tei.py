@@ -126,6 +126,10 @@ def test_the_source_is_the_first_of_the_texts() -> None:
         ({"dimensions": "64"}, "'dimensions' must be an integer.", "dimensions"),
         ({"encoding_format": "float"}, "The field 'encoding_format' is not supported. Vectors are JSON numbers here; POST /v1/embeddings writes base64 too.", "encoding_format"),
         ({"model": "a"}, "The field 'model' is not supported. Remove it: this API has one model, see GET /info.", "model"),
+        ({"input": "a"}, "The field 'input' is not supported. Send the texts in 'inputs'.", "input"),
+        ({"texts": ["a"]}, "The field 'texts' is not supported. Send the texts in 'inputs'.", "texts"),
+        ({"input_type": "query"}, "The field 'input_type' is not supported. Use 'prompt_name' instead, with 'query' or 'document'.", "input_type"),
+        ({"parameters": {}}, "The field 'parameters' is not supported. Send its fields beside 'inputs', or sentences to be compared to POST /similarity.", "parameters"),
         ({"secret": 1}, "The field 'secret' is not supported. Remove it.", "secret"),
     ],
 )  # fmt: skip
@@ -223,6 +227,16 @@ def test_refused_comparisons(inputs: object, fields: dict[str, Any], message: st
     with pytest.raises(InvalidRequestError) as caught:
         similarity(inputs, **fields)
     assert (caught.value.message, caught.value.param) == (message, param)
+
+
+@pytest.mark.parametrize(
+    ("field", "advice"),
+    [("source_sentence", "Send it inside 'inputs'."), ("sentences", "Send them inside 'inputs'.")],
+)
+def test_sentences_beside_the_inputs(field: str, advice: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_similarity(json.dumps({field: "a"}).encode(), MODELS, LIMITS)
+    assert (caught.value.message, caught.value.param) == (f"The field '{field}' is not supported. {advice}", field)
 
 
 def test_nothing_to_compare_with() -> None:

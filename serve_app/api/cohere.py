@@ -57,7 +57,7 @@ _Request = TypeVar("_Request", bound=EmbedRequestV1)
 _FIELD = re.compile(r" - at `\$\.(\w+)")
 _MISSING = re.compile(r"^Object missing required field `(\w+)`$")
 _IMAGE = "Invalid enum value 'image' - at `$.input_type`"
-_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$(.*)`)?$", re.DOTALL)
 
 
 def parse_v1(body: bytes, models: Models, limits: Limits) -> CohereJob:
@@ -131,10 +131,21 @@ def _texts(request: EmbedRequestV1, limit: int) -> list[str]:
     [(field, raw)] = given.items()
     try:
         return read_texts(raw, limit) if field == "texts" else read_inputs(raw, limit)
-    except msgspec.ValidationError:
-        raise InvalidRequestError(f"'{field}' {_RULES[field]}", field) from None
+    except msgspec.ValidationError as error:
+        unknown = _unknown(str(error), field)
+        raise unknown or InvalidRequestError(f"'{field}' {_RULES[field]}", field) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"invalid json syntax: {why_unreadable(raw, error)}") from None
+
+
+def _unknown(said: str, within: str = "") -> InvalidRequestError | None:
+    """The error for a field that isn't known, inside the field `within` or beside all others; None if `said` is of another."""
+    found = _UNKNOWN.match(said)
+    if found is None:
+        return None
+    name, place = found[1][:64], found[2] or ""
+    path = f"{within}{place}.{name}" if within else name
+    return InvalidRequestError(f"unknown field: parameter '{path}' is not a valid field", within or name)
 
 
 def _invalid(said: str, required: str) -> InvalidRequestError:
@@ -143,10 +154,9 @@ def _invalid(said: str, required: str) -> InvalidRequestError:
         return InvalidRequestError("valid input_type must be provided with the provided model", "input_type")
     if missing is not None:
         return InvalidRequestError(f"'{missing[1]}' must be provided", missing[1])
-    unknown = _UNKNOWN.match(said)
+    unknown = _unknown(said)
     if unknown is not None:
-        name = unknown[1][:64]
-        return InvalidRequestError(f"unknown field: parameter '{name}' is not a valid field", name)
+        return unknown
     if said == _IMAGE:
         return no_images("input_type")
     field = _FIELD.search(said)

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder
 
 from serve_app.api.inputs import SMALL, strings_at_least
 from serve_app.errors import InvalidRequestError
 
 
-class Part(Struct):
+class Part(Struct, forbid_unknown_fields=True):
     """A piece of an input. Its `image_url`, if it is an image, is never read."""
 
     type: Literal["text", "image_url"]
     text: Annotated[str, Meta(min_length=1)] | None = None
+    image_url: Raw = field(default_factory=Raw)
 
 
-class Input(Struct):
+class Input(Struct, forbid_unknown_fields=True):
     """An input of parts, which are joined by newlines."""
 
     content: Annotated[list[Part], Meta(min_length=1)]

@@ -16,11 +16,17 @@ EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
 _NULL = {"type": "null"}
 _TEXT = {"type": "string", "minLength": 1}
-_PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": _TEXT}, "required": ["type", "text"]}
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": _TEXT},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
 _INPUT = {
     "type": "object",
     "properties": {"content": {"type": "array", "items": _PART, "minItems": 1}},
     "required": ["content"],
+    "additionalProperties": False,
 }
 
 

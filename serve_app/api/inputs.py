@@ -46,8 +46,11 @@ _KINDS = {
 _SHAPES_SAY = "Send a string, a list of strings, a list of token ids or a list of lists of token ids, unmixed."
 
 
-def read_input(raw: bytes, limits: Limits, field: str = "input") -> tuple[list[str] | None, list[TokenIds] | None]:
-    """Texts, or token ids as int32 `[length]` arrays, from the JSON value `raw` of `field`; the other one is None.
+def read_input(
+    raw: bytes, limits: Limits, field: str = "input", say: str = _SHAPES_SAY
+) -> tuple[list[str] | None, list[TokenIds] | None]:
+    """Texts, or token ids as int32 `[length]` arrays, from the JSON value `raw` of `field`; the other one is None. `say` tells who
+    sends something else what to send.
 
     Raises `InvalidRequestError` with the place of the first bad item, `EmptyListError` and `TooManyTokensError`; no text is quoted.
     """
@@ -60,12 +63,12 @@ def read_input(raw: bytes, limits: Limits, field: str = "input") -> tuple[list[s
         if first == b'"':
             return _counted(_texts.decode(raw), limits, field), None
         if first == b"[":
-            return None, _read_rows(_counted(_rows.decode(raw), limits, field), field)
+            return None, _read_rows(_counted(_rows.decode(raw), limits, field), field, say)
         if first in _DIGITS:
             return None, [np.array(_ids.decode(raw), dtype=np.int32)]
         return _texts.decode(raw), None
     except msgspec.ValidationError as error:
-        raise _invalid(str(error), first, field) from None
+        raise _invalid(str(error), first, field, say=say) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise unreadable(raw, error) from None
 
@@ -96,14 +99,14 @@ def _start(raw: bytes) -> tuple[bytes, bytes]:
     return in_list, first
 
 
-def _read_rows(rows: list[msgspec.Raw], field: str) -> list[TokenIds]:
+def _read_rows(rows: list[msgspec.Raw], field: str, say: str) -> list[TokenIds]:
     # One decoder call for all rows would hold the GIL, and so /health, for tens of milliseconds on a full request.
     arrays = []
     for index, row in enumerate(rows):
         try:
             arrays.append(np.array(_ids.decode(row), dtype=np.int32))
         except msgspec.ValidationError as error:
-            raise _invalid(str(error), b"[", field, f"[{index}]") from None
+            raise _invalid(str(error), b"[", field, f"[{index}]", say=say) from None
     return arrays
 
 
@@ -139,7 +142,7 @@ def _check_counts(raw: bytes, first: bytes, limits: Limits, field: str, beside: 
             )
 
 
-def _invalid(said: str, first: bytes, field: str, row: str = "", say: str = _SHAPES_SAY) -> InvalidRequestError:
+def _invalid(said: str, first: bytes, field: str, row: str = "", *, say: str) -> InvalidRequestError:
     found = _PLACE.search(said)
     place = row + (found[1] if found else "")
     mismatch = _MISMATCH.match(said)

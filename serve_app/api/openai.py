@@ -144,6 +144,8 @@ _INSTEAD = {
     "embed_dtype": "Use 'encoding_format' instead, with 'float16' or 'base64_float16' for half precision.",
     "endianness": "Remove it: bytes are always little-endian.",
     "output_dtype": "Use 'encoding_format' instead, with 'base64_int8' for base64 of int8.",
+    "inputs": "Send the texts in 'input'.",
+    "texts": "Send the texts in 'input'.",
     "prompt": "Send the text in 'input', and the task in 'instruction'.",
     "task": "Describe the task in 'instruction' instead.",
     "output_dimension": "Use 'dimensions' instead.",

@@ -105,7 +105,8 @@ class Router:
 
     def _suggestion(self, path: str) -> str:
         tidy = "/" + path.strip("/")
-        for near in (tidy, "/v1" + tidy, tidy.replace("/v1/v1/", "/v1/")):
+        # Base URLs end with /v1 for OpenAI's clients and without it for all others.
+        for near in (tidy, "/v1" + tidy, tidy.removeprefix("/v1")):
             if any(route.path == near for route in self.routes):
                 return f" Did you mean {near}?"
         return ""

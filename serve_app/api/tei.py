@@ -111,8 +111,12 @@ _WHOLE = "The JSON body must be an object with 'inputs'."
 _INSTEAD = {
     "encoding_format": "Vectors are JSON numbers here; POST /v1/embeddings writes base64 too.",
     "model": "Remove it: this API has one model, see GET /info.",
+    "input": "Send the texts in 'inputs'.",
+    "texts": "Send the texts in 'inputs'.",
+    "input_type": "Use 'prompt_name' instead, with 'query' or 'document'.",
     "prompt": "Send the text in 'inputs', and the task in 'instruction'.",
-    "parameters": "Send its fields beside 'inputs'.",
+    # huggingface_hub's `sentence_similarity` sends to the address that it was given.
+    "parameters": "Send its fields beside 'inputs', or sentences to be compared to POST /similarity.",
 }
 _ONLY_POOLED = {
     "normalize": "Remove it: the vectors of tokens are as the model makes them.",
@@ -134,7 +138,8 @@ _similarity = BodyDecoder(
         "parameters": "must be an object",
         **{f"parameters.{name}": rule for name, rule in _TRUNCATION.items()},
     },
-    "The JSON body must be an object with 'inputs'.",
+    _WHOLE,
+    {"source_sentence": "Send it inside 'inputs'.", "sentences": "Send them inside 'inputs'."},
 )
 
 

@@ -92,12 +92,13 @@ _tokenize = BodyDecoder(
         "instruction": INSTRUCTION_RULE,
     },
     "The JSON body must be an object with 'inputs'.",
+    dict.fromkeys(("input", "prompt", "text", "texts"), "Send the text in 'inputs'."),
 )
 _decode = BodyDecoder(
     TeiDecodeRequest,
     {"skip_special_tokens": "must be true or false"},
     "The JSON body must be an object with 'ids'.",
-    {"inputs": "Send token ids in 'ids'."},
+    dict.fromkeys(("inputs", "tokens"), "Send token ids in 'ids'."),
 )
 
 
@@ -112,7 +113,9 @@ def parse_tokenize(body: bytes, models: Models, limits: Limits) -> TokenizeJob:
 def parse_decode(body: bytes, models: Models, limits: Limits) -> DecodeJob:
     """What a body of `/decode` asks for. Raises `InvalidRequestError` and `TooManyTokensError`."""
     request = _decode.decode(body)
-    texts, token_ids = read_input(bytes(request.ids), limits, "ids")
+    texts, token_ids = read_input(
+        bytes(request.ids), limits, "ids", "Send a list of token ids, or a list of such lists."
+    )
     if texts is not None or token_ids is None:
         raise InvalidRequestError("'ids' must be a list of token ids, or a list of such lists.", "ids")
     return DecodeJob(token_ids, request.skip_special_tokens is not False)
