@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import psutil
@@ -34,7 +35,7 @@ app.add_typer(keys_app, name="keys")
 DOWN_SECONDS = 150
 
 API_KEY = "EMBEDSERVE_API_KEY"
-"""The environment variable with a key: for `up` to ask for, for `status` and `cost` to send."""
+"""The environment variable with a key: for `up` to ask for, for `status`, `cost` and `verify` to send."""
 
 SHORTEST_KEY = 20
 
@@ -134,7 +135,9 @@ def status(port: Port = 8000) -> None:
     )
     code, health = instance.get_json(f"http://127.0.0.1:{port}/health")
     print(f"health   {health.get('status', 'no answer')}{': ' + health['reason'] if 'reason' in health else ''}")
-    _, models = instance.get_json(f"http://127.0.0.1:{port}/v1/models", api_key=os.environ.get(API_KEY))
+    asked, models = instance.get_json(f"http://127.0.0.1:{port}/v1/models", api_key=os.environ.get(API_KEY))
+    if asked == HTTPStatus.UNAUTHORIZED:
+        print(f"model    not told without an API key: put one into {API_KEY}")
     for model in models.get("data", []):
         print(f"model    {model['id']}")
     raise typer.Exit(0 if code == 200 else 1)
@@ -168,12 +171,14 @@ def check(file: Annotated[typer.FileBinaryRead, typer.Argument(help="Serve confi
 
 @app.command()
 def cost(
-    url: Annotated[str, typer.Option(help="A running service.")] = "http://127.0.0.1:8000",
+    url: Annotated[str | None, typer.Option(help="A running service; unset: http://127.0.0.1:8000.")] = None,
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Instead of a running service: what one GPU does at full load.", min=1)
     ] = None,
-    tokens_per_request: Annotated[float, typer.Option(help="With --tokens-per-second.", min=1)] = 100,
-    gpus: Annotated[int, typer.Option(help="With --tokens-per-second.", min=1)] = 1,
+    tokens_per_request: Annotated[
+        float | None, typer.Option(help="With --tokens-per-second; unset: 100.", min=1)
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="With --tokens-per-second; unset: 1.", min=1)] = None,
     utilisation: Annotated[
         float | None,
         typer.Option(help="With --tokens-per-second: share of the time that is full load.", min=0.001, max=1),
@@ -192,21 +197,17 @@ def cost(
     """Say what a million tokens cost here and at hosted APIs, and where the two meet."""
     from msgspec.json import encode
 
-    from serve_app.cost_command import imagined_report, running_report
-    from serve_app.telemetry.prices import read_price_book
+    from serve_app.cost_command import OtherPrices, check_options, imagined_report, running_report
     from serve_app.telemetry.usage_table import usage_table
 
-    if tokens_per_second is None and (utilisation is not None or qps is not None):
-        raise typer.BadParameter("needs --tokens-per-second", param_hint="--utilisation" if utilisation else "--qps")
-    if utilisation is not None and qps is not None:
-        raise typer.BadParameter("give one of --utilisation and --qps", param_hint="--qps")
-    own = any(value is not None for value in (prices, gpu, gpu_usd_per_hour, token_factor))
+    load = {"--tokens-per-request": tokens_per_request, "--gpus": gpus, "--utilisation": utilisation, "--qps": qps}
+    check_options(tokens_per_second, url, load)
+    other = OtherPrices(prices, gpu, gpu_usd_per_hour, token_factor)
     try:
-        chosen = read_price_book(prices).pricing(gpu, gpu_usd_per_hour, token_factor=token_factor)
         if tokens_per_second is None:
-            report = running_report(url, chosen if own else None, os.environ.get(API_KEY))
+            report = running_report(url or "http://127.0.0.1:8000", other, os.environ.get(API_KEY))
         else:
-            report = imagined_report(chosen, tokens_per_second, tokens_per_request, gpus, utilisation, qps)
+            report = imagined_report(other, tokens_per_second, tokens_per_request or 100, gpus or 1, utilisation, qps)
     except ValueError as error:
         _fail(str(error))
     print(encode(report).decode() if as_json else usage_table(report))

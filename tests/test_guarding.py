@@ -130,6 +130,26 @@ def test_a_key_that_is_no_good_is_refused(started: list[Settings], secret: str, 
     assert started == []
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (200, "model    m\n"),
+        (401, "model    not told without an API key: put one into EMBEDSERVE_API_KEY\n"),
+        (403, ""),
+    ],
+)
+def test_status_says_why_it_names_no_model(monkeypatch: pytest.MonkeyPatch, status: int, said: str) -> None:
+    def get_json(url: str, **_: object) -> tuple[int, dict[str, Any]]:
+        if url.endswith("/health"):
+            return 200, {"status": "healthy"}
+        return status, {"data": [{"id": "m"}]} if status == 200 else {"error": {}}
+
+    monkeypatch.setattr("serve_app.cluster.instance.get_json", get_json)
+    result = CliRunner().invoke(app, ["status", "--port", "1"])
+    assert result.exit_code == 0
+    assert result.stdout.endswith(f"health   healthy\n{said}")
+
+
 def test_paths_count_from_where_the_command_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = local._from_here(Settings.model_validate({"auth.keys_file": "keys.yaml", "ledger.path": "l.db"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from serve_app.cluster.usage import pricing, usage_route
 from serve_app.config import CostSettings, Settings
 from serve_app.telemetry.cost import consumption
 from serve_app.telemetry.cost_metrics import cost_metrics
+from serve_app.telemetry.ledger import KeyUsage
 from serve_app.telemetry.snapshot import Family, Snapshot
 from serve_app.telemetry.usage import UsageReport, usage_report
 from serve_app.telemetry.usage_table import usage_table
@@ -88,7 +90,11 @@ class _Usage(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         found = self.path.endswith("/v1/usage")
-        body = b"{}" if "odd" in self.path else msgspec.json.encode(usage_report(consumption(TOTALS), PRICES))
+        totals = {
+            series: value for series, value in TOTALS.items() if "cpu" not in self.path or "device" not in series[0]
+        }
+        report = replace(usage_report(consumption(totals), PRICES), keys=[KeyUsage("a", "m", 1, 1, 1e6, 1.006)])
+        body = b"{}" if "odd" in self.path else msgspec.json.encode(report)
         self.send_response(200 if found else 404)
         self.end_headers()
         self.wfile.write(body)
@@ -128,6 +134,29 @@ def test_of_a_running_service_as_json_at_other_prices(url: str) -> None:
     assert (cohere["usd_per_million_tokens"], cohere["usd"]) == (0.24, pytest.approx(0.48))
 
 
+def test_prices_that_are_not_given_stay_the_service_s(url: str) -> None:
+    """Its GPU is another than the package's default."""
+    said = json.loads(cost("--url", url, "--token-factor", "2", "--json")[1])
+    assert [(each["name"], each["usd"]) for each in said["devices"]] == [("aws:a10g", pytest.approx(2.012))]
+    own = {each.offer: each for each in usage_report(consumption(TOTALS), PRICES).hosted}
+    for each in said["hosted"]:
+        theirs = own[each["offer"]].usd_per_million_tokens / own[each["offer"]].token_factor
+        assert (each["token_factor"], each["usd_per_million_tokens"]) == (2, pytest.approx(2 * theirs))
+    said = json.loads(cost("--url", url, "--gpu-usd-per-hour", "2", "--json")[1])
+    assert [(each["name"], each["usd"]) for each in said["devices"]] == [("aws:a10g", pytest.approx(4))]
+    assert [each["usd"] for each in said["keys"]] == [pytest.approx(2)]
+
+
+def test_without_a_gpu_there_is_no_price_of_one(url: str) -> None:
+    code, said = cost("--url", f"{url}/cpu", "--gpu", "runpod:h200")
+    assert (code, "has held no GPU" in said) == (1, True)
+
+
+@pytest.mark.parametrize("form", ["{0}", "{0}/", "{0}/v1"])
+def test_an_address_needs_no_scheme(url: str, form: str) -> None:
+    assert cost("--url", form.format(url.removeprefix("http://"))) == cost("--url", url)
+
+
 def test_what_if() -> None:
     code, said = cost("--tokens-per-second", "400000", "--tokens-per-request", "80", "--utilisation", "0.5", "--json")
     report = json.loads(said)
@@ -144,6 +173,10 @@ def test_what_if() -> None:
     ("arguments", "said"),
     [
         (["--qps", "5"], "needs --tokens-per-second"),
+        (["--gpus", "2"], "Invalid value for --gpus: needs --tokens-per-second"),
+        (["--tokens-per-request", "80"], "Invalid value for --tokens-per-request: needs --tokens-per-second"),
+        (["--tokens-per-second", "9", "--url", "http://127.0.0.1:1"], "no service is asked with --tokens-per-second"),
+        (["--url", "http://127.0.0.1:port"], "Nobody answers at http://127.0.0.1:port/v1/usage"),
         (["--tokens-per-second", "9", "--qps", "5", "--utilisation", "0.5"], "one of --utilisation and --qps"),
         (["--tokens-per-second", "1000", "--qps", "50"], "more than 1 GPU(s)"),
         (["--tokens-per-second", "1000", "--gpu", "h300"], "isn't in the price book"),

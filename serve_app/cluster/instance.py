@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import urllib.error
@@ -82,7 +83,7 @@ def free_port() -> int:
 
 
 def get_json(url: str, timeout: float = 5.0, api_key: str | None = None) -> tuple[int, dict[str, Any]]:
-    """Status and JSON body of a GET; status 0 if nobody answers, an empty body if it isn't a JSON object."""
+    """Status and JSON body of a GET; status 0 if nobody answers in HTTP, an empty body if it isn't a JSON object."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - always the instance's own URL
     try:
@@ -90,7 +91,7 @@ def get_json(url: str, timeout: float = 5.0, api_key: str | None = None) -> tupl
             status, body = response.status, response.read()
     except urllib.error.HTTPError as error:
         status, body = error.code, error.read()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return 0, {}
     try:
         value = json.loads(body)
