@@ -134,6 +134,17 @@ def test_options_that_make_no_sense_are_refused(options: list[str], said: str, t
     assert said in done.stderr
 
 
+def test_a_folder_that_cannot_be_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with Hosted.running() as hosted:
+        done = CliRunner().invoke(
+            app, ["bench", "--target", f"one={hosted.url}", *QUICK, "--out", str(tmp_path / "file")]
+        )
+        assert hosted.answered == 8
+    assert done.exit_code == 1
+    assert f"--out {tmp_path / 'file'}: no report can be written there: File exists." in done.stderr
+
+
 def test_a_refused_key_is_said_without_the_part_that_the_reply_repeats(tmp_path: Path) -> None:
     with Hosted.running(key=SECRET) as hosted:
         target = f"one={hosted.url},key-env=WRONG_KEY,model=words-1"

@@ -63,6 +63,17 @@ def test_recorded_here_and_compared_elsewhere(tmp_path: Path, folder: Path) -> N
     assert result.stdout.endswith("1 of 14 checks failed\n")
 
 
+def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    file = tmp_path / "golden.json"
+
+    def full(self: Golden, file: Path) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(Golden, "write", full)
+    result = CliRunner().invoke(app, ["verify", str(folder), "--record", str(file)])
+    assert (result.exit_code, result.stderr) == (1, f"embedserve: {file} can't be written: No space left on device.\n")
+
+
 def test_nothing_is_recorded_of_a_model_that_is_wrong(tmp_path: Path, folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
     file = tmp_path / "golden.json"
@@ -172,6 +183,10 @@ def test_no_weights_at_all(folder: Path) -> None:
             ["--url", "http://b", "--dtype", "int8"],
             "--device and --dtype are for a model on this machine, not for --url.",
         ),
+        (["http://b:8000"], "http://b:8000 is no model: for a service, `embedserve verify --url http://b:8000`."),
+        (["--url", "http://b:port"], "'http://b:port' isn't the URL of a service: "),
+        (["a", "--record", "nowhere/golden.json"], "--record nowhere/golden.json: there is no folder nowhere."),
+        (["a", "--record", "."], "--record .: that is a folder."),
         (["./nowhere"], "./nowhere: there is no such folder"),
         (
             ["embedserve/demo", "--against", "nowhere.json"],
@@ -198,7 +213,7 @@ def test_a_service_by_its_url_with_a_key(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setenv("EMBEDSERVE_API_KEY", "a-key-of-a-test")
     with listening(guarded) as url:
-        result = CliRunner().invoke(app, ["verify", "--url", url])
+        result = CliRunner().invoke(app, ["verify", "--url", url.removeprefix("http://")])
     assert result.exit_code == 1
     assert "WRONG  dimensions" in result.stdout
     assert set(seen) == {b"Bearer a-key-of-a-test"}

@@ -18,7 +18,7 @@ from rich.console import Console
 from serve_app.bench import money, report
 from serve_app.bench.describe import describe, gpu_names
 from serve_app.bench.generator import drive
-from serve_app.bench.preflight import Checked, check
+from serve_app.bench.preflight import Checked, PreflightError, check
 from serve_app.bench.progress import result, shown
 from serve_app.bench.rounds import Drive, Run, Schedule, run_rounds
 from serve_app.bench.summary import distributions, rows, summarize
@@ -30,10 +30,15 @@ from serve_app.telemetry.prices import Pricing
 def bench(
     targets: list[Target], schedule: Schedule, pricing: Pricing, out: Path, command: str, note: str, console: Console
 ) -> report.Report:
-    """Measure and write the report into the folder `out`. Raises `PreflightError` if a target can't be measured."""
+    """Measure and write the report into the folder `out`. Raises `PreflightError` if a target can't be measured,
+    or there can be no such folder."""
     environment = describe(command)
     checked = [check(target, schedule.workloads, schedule.seed) for target in targets]
     targets = [each.target for each in checked]
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # before anything is measured for nothing
+    except OSError as error:
+        raise PreflightError(f"--out {out}: no report can be written there: {error.strerror}.") from None
     for each in checked:
         console.print(f"{each.target.name}: {each.target.url}, model {each.target.model}, {each.width} dimensions")
     with load_generator() as driven:

@@ -18,12 +18,18 @@ class ServiceError(EmbedserveError):
 
 
 class Client:
-    """Asks the service at `url`, whose model is `model` once `models` has found it. `transport` is for tests."""
+    """Asks the service at `url`, whose model is `model` once `models` has found it. `transport` is for tests.
+
+    Raises `ServiceError` for what is no URL.
+    """
 
     def __init__(self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=SECONDS, transport=transport)
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=SECONDS, transport=transport)
+        except httpx.InvalidURL as error:
+            raise ServiceError(f"{url!r} isn't the URL of a service: {error}") from None
         self.model = ""
 
     def __enter__(self) -> Client:

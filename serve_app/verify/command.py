@@ -15,7 +15,9 @@ def verify_command(environment: Mapping[str, str], key_variable: str) -> Callabl
 
     def verify(
         model: Annotated[str | None, typer.Argument(help="Local folder, Hugging Face id, or embedserve/demo.")] = None,
-        url: Annotated[str | None, typer.Option(help="A running service instead.")] = None,
+        url: Annotated[
+            str | None, typer.Option(help="A running service instead; its API key from EMBEDSERVE_API_KEY.")
+        ] = None,
         against: Annotated[Path | None, typer.Option(help="Golden file that scores have to agree with.")] = None,
         record: Annotated[
             Path | None,
@@ -29,8 +31,14 @@ def verify_command(environment: Mapping[str, str], key_variable: str) -> Callabl
         """Check that a model, or a running service, gives the vectors it should; exit code 0 only if nothing is wrong."""
         if (model is None) == (url is None):
             _fail("Name a model, or a service with --url.")
+        if model is not None and model.startswith(("http://", "https://")):
+            _fail(f"{model} is no model: for a service, `embedserve verify --url {model}`.")
         if url is not None and (record or revision or device or dtype):
             _fail("--record, --revision, --device and --dtype are for a model on this machine, not for --url.")
+        if record is not None and (record.is_dir() or not record.parent.is_dir()):
+            _fail(
+                f"--record {record}: {'that is a folder' if record.is_dir() else f'there is no folder {record.parent}'}."
+            )
         from serve_app.engine.golden import Golden
         from serve_app.errors import EmbedserveError
 
@@ -50,6 +58,10 @@ def verify_command(environment: Mapping[str, str], key_variable: str) -> Callabl
                     recorded(engine).write(record)
         except EmbedserveError as error:
             _fail(str(error))
+        except OSError as error:
+            if record is None or error.filename != str(record):
+                raise
+            _fail(f"{record} can't be written: {error.strerror}.")
         print(report.as_json() if as_json else report.as_table())
         if record is not None:
             done = (
