@@ -51,7 +51,14 @@ def test_an_empty_list_can_be_added_to(tmp_path: Path) -> None:
     assert [key.name for key in read_keys(path)] == ["first"]
 
 
-@pytest.mark.parametrize("name", ["", "a b", "first", "ä", "x" * 65])
+@pytest.mark.parametrize("name", ["42", "1.5", "no", "True", "null", "2026-11-30", "0x1F", "1_000"])
+def test_a_name_that_yaml_takes_for_something_else_is_still_a_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "keys.yaml"
+    assert run("new", name, "--file", str(path), "--admin")[0] == 0
+    assert [(key.name, key.admin) for key in read_keys(path)] == [(name, True)]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "first", "ä", "x" * 65, "[", "a: b"])
 def test_a_name_that_cannot_be_used_changes_nothing(tmp_path: Path, name: str) -> None:
     path = tmp_path / "keys.yaml"
     run("new", "first", "--file", str(path))

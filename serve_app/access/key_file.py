@@ -2,7 +2,7 @@
 
 keys:
   - name: search
-    hash: sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+    hash: sha256:b2ffe9eeacb55da6ab279f8fb23b10e02fb44d31673b0247853e1302da880682
     requests_per_minute: 600
     tokens_per_minute: 1000000
 """
@@ -65,11 +65,7 @@ def add_key(path: Path | None, entry: Entry) -> str:
     fields = {name: value for name, value in msgspec.to_builtins(entry).items() if value not in (None, False)}
     if entry.priority == "interactive":
         del fields["priority"]
-    lines = [
-        f"{name}: {msgspec.json.encode(value).decode() if name == 'models' else value}"
-        for name, value in fields.items()
-    ]
-    text = "  - " + "\n    ".join(line.replace("True", "true") for line in lines) + "\n"
+    text = "  - " + "\n    ".join(f"{name}: {_yaml(value)}" for name, value in fields.items()) + "\n"
     if path is None:
         KeyRing(parse_keys(b"keys:\n" + text.encode()))
         return text
@@ -88,6 +84,17 @@ def add_key(path: Path | None, entry: Entry) -> str:
     except ValueError as error:
         raise ValueError(f"{path} can't be used with that key: {error}") from None
     return text
+
+
+def _yaml(value: object) -> str:
+    """A value of an entry as YAML; text stands in quotes where YAML would make something else of it, as of `42` and `no`."""
+    if isinstance(value, str):
+        try:
+            if msgspec.yaml.decode(value) == value:
+                return value
+        except msgspec.DecodeError:
+            pass
+    return msgspec.json.encode(value).decode()
 
 
 def parse_keys(text: bytes) -> list[ApiKey]:
