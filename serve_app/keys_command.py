@@ -50,6 +50,7 @@ def new(
     # To standard error, so that redirecting the entry into a file doesn't put the secret there too.
     print(f"The key, which nobody can show again:\n\n    {secret}\n", file=sys.stderr)
     if file is None:
+        print("Its entry, to stand under `keys:` in the file that auth.keys_file names:\n", file=sys.stderr)
         print(text, end="")
     else:
         print(f"{name} is in {file}. Running gateways take it over within a second or two.", file=sys.stderr)

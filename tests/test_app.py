@@ -141,6 +141,12 @@ async def test_json_is_accepted(http: httpx.AsyncClient, media_type: str) -> Non
     assert reply.status_code == 200
 
 
+@pytest.mark.parametrize("coding", ["identity", "Identity"])
+async def test_a_body_that_says_that_it_is_not_compressed(http: httpx.AsyncClient, coding: str) -> None:
+    reply = await http.post("/v1/embeddings", json=BODY, headers={"content-encoding": coding})
+    assert reply.status_code == 200
+
+
 async def test_no_media_type_is_accepted(http: httpx.AsyncClient) -> None:
     assert (await http.post("/v1/embeddings", content=json.dumps(BODY).encode())).status_code == 200
 

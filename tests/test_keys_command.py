@@ -24,6 +24,7 @@ def test_a_new_key_is_shown_once_and_its_entry_fits_into_a_file() -> None:
     assert code == 0
     [secret] = [word for word in err.split() if word.startswith("es-")]
     assert secret not in out
+    assert err.endswith("Its entry, to stand under `keys:` in the file that auth.keys_file names:\n\n")
     [key] = parse_keys(b"keys:\n" + out.encode())
     assert key == ApiKey("search", (hashed(secret),), 60, None, None, True, frozenset({"demo", "a:b, c"}))
 

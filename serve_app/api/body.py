@@ -24,7 +24,7 @@ def check_media_type(request: Request) -> None:
     media_type = request.content_type
     if media_type and media_type.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaTypeError("The body must be JSON: send it with 'Content-Type: application/json'.")
-    if request.content_encoding not in (b"", b"identity"):
+    if request.content_encoding.lower() not in (b"", b"identity"):
         raise UnsupportedMediaTypeError("Compressed bodies aren't supported: send it without 'Content-Encoding'.")
 
 
