@@ -57,10 +57,10 @@ def up(
         list[str] | None,
         typer.Option("--set", help="Any other setting, as key=value; repeatable. Keys: `embedserve settings`."),
     ] = None,
-    haproxy_stats_port: Annotated[int, typer.Option(help="0: any free port.")] = 0,
-    haproxy_metrics_port: Annotated[int, typer.Option(help="0: any free port.")] = 0,
+    haproxy_stats_port: Annotated[int, typer.Option(help="0: any free port.", min=0, max=65535)] = 0,
+    haproxy_metrics_port: Annotated[int, typer.Option(help="0: any free port.", min=0, max=65535)] = 0,
     gateway_ports: Annotated[str, typer.Option(help="Range that gateways listen on behind HAProxy.")] = "47000-47999",
-    dashboard_port: Annotated[int | None, typer.Option(help="Start Ray's dashboard on this port.")] = None,
+    dashboard_port: Annotated[int | None, typer.Option(help="Start Ray's dashboard here.", min=1, max=65535)] = None,
 ) -> None:
     """Start Ray, HAProxy and the service on this machine; Ctrl-C stops all of it."""
     arguments: dict[str, object] = {"replicas": replicas, "gateways": gateways}

@@ -74,6 +74,8 @@ def test_down_and_status_without_an_instance() -> None:
         (("--set", "colour=blue"), "colour"),
         (("--set", "nonsense"), "key=value"),
         (("--gateway-ports", "5-4"), "FIRST-LAST"),
+        (("--haproxy-stats-port", "65536"), "--haproxy-stats-port"),
+        (("--dashboard-port", "0"), "--dashboard-port"),
     ],
 )
 def test_settings_that_cannot_be_used(arguments: tuple[str, ...], message: str) -> None:
@@ -81,6 +83,23 @@ def test_settings_that_cannot_be_used(arguments: tuple[str, ...], message: str) 
     assert refused.returncode != 0
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("token_ids=tiktoken:nonsense", "tiktoken encoding 'nonsense' can't be loaded"),
+        ("auth.keys_file=nowhere.yaml", "nowhere.yaml can't be read"),
+        ("cost.gpu=nonsense", "'nonsense' isn't in the price book"),
+    ],
+)
+def test_what_gateways_would_fail_with_is_found_before_ray_starts(setting: str, message: str) -> None:
+    from serve_app.cluster.instance import free_port
+
+    failed = command("up", "--port", str(free_port()), "--set", setting)
+    assert failed.returncode == 1
+    assert message in failed.stdout + failed.stderr
+    assert "Starting Ray" not in failed.stdout + failed.stderr
 
 
 def test_a_model_that_cannot_be_served(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from serve_app.cluster.pinned import pinned
 from serve_app.cluster.placement import gpus_per_replica
 from serve_app.cluster.processes import gone
 from serve_app.cluster.served import open_model
+from serve_app.cluster.tokenize import foreign_decoder
 from serve_app.cluster.usage import pricing
 from serve_app.config import Settings
 from serve_app.telemetry.logs import configure_logging
@@ -57,6 +58,7 @@ def serve_here(
     try:
         settings = pinned(_from_here(settings))
         open_model(settings)  # what can't be served is found out before anything starts
+        foreign_decoder(settings.token_ids, settings.tiktoken_file)
         pricing(settings.cost)
         keys_of(settings.auth)
         instance.save()

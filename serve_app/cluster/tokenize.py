@@ -41,10 +41,7 @@ class JobTokenizer:
         self.limits = limits
         self._vocab_size = vocab_size
         self._foreign = token_ids
-        kind, _, encoding = token_ids.partition(":")
-        self._decode: Callable[[TokenIds], str] | None = (
-            tiktoken_decoder(encoding, tiktoken_file) if kind == "tiktoken" else None
-        )
+        self._decode = foreign_decoder(token_ids, tiktoken_file)
 
     async def tokenize(self, job: EmbedJob) -> list[TokenIds]:
         """Token ids of every input; those that lost some of theirs are counted in `job.truncated`.
@@ -208,6 +205,12 @@ def parts(texts: list[str], characters: int) -> Iterator[list[str]]:
             start, size = index, 0
         size += len(text)
     yield texts[start:]
+
+
+def foreign_decoder(token_ids: str, tiktoken_file: str | None) -> Callable[[TokenIds], str] | None:
+    """What makes texts of token ids under this setting; None unless it is `tiktoken:<encoding>`. Raises `CheckpointError`."""
+    kind, _, encoding = token_ids.partition(":")
+    return tiktoken_decoder(encoding, tiktoken_file) if kind == "tiktoken" else None
 
 
 def tiktoken_decoder(encoding: str, file: str | None) -> Callable[[TokenIds], str]:
