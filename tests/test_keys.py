@@ -90,7 +90,7 @@ keys:
     ("text", "says"),
     [
         (b"", "KeyFile|object"),
-        (b"[]", "object"),
+        (b"[]", "must stand under `keys:`"),
         (b"keys: {}", "array"),
         (b"keys: []\nkey: 1", "unknown field `key`"),
         (b"keys: [\n", "isn't YAML, from line 2 on"),

@@ -71,6 +71,13 @@ def test_a_name_that_cannot_be_used_changes_nothing(tmp_path: Path, name: str) -
     assert path.read_bytes() == before
 
 
+def test_entries_without_what_they_stand_under(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(run("new", "a")[1])
+    code, _, err = run("list", "--file", str(path))
+    assert (code, err.endswith("can't be used: its entries must stand under `keys:`\n")) == (1, True)
+
+
 def test_a_broken_file_is_refused_by_the_command(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("keys: [")

@@ -102,7 +102,8 @@ def parse_keys(text: bytes) -> list[ApiKey]:
     try:
         file = msgspec.yaml.decode(text, type=KeyFile)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+        bare = str(error) == "Expected `object`, got `array`"
+        raise ValueError("its entries must stand under `keys:`" if bare else str(error)) from None
     except msgspec.DecodeError as error:
         # The parser's own message quotes the line, which may hold a secret that was put there by mistake.
         mark = getattr(error.__context__, "problem_mark", None)
