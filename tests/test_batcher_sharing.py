@@ -234,10 +234,12 @@ class Script:
             self.check()
 
     async def settle(self) -> None:
-        """Until the loop has nothing to do and the engine waits for its next outcome, if it has a batch."""
+        """Until the loop has nothing to do, all that was finished has come back, and the engine waits for its next outcome, if it has
+        a batch."""
         for _ in range(3):
             await asyncio.sleep(0)
-        while len(self.engine.batches) < self.finished + bool(self.batcher._running):  # noqa: ASYNC110
+        running = self.batcher._running
+        while len(self.engine.batches) < self.finished + bool(running) or any(each.ended for each in running._batches):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     def submit(self, wanted: list[Key], bulk: bool, patience: float) -> None:
