@@ -25,6 +25,20 @@ from serve_app.engine.random_weights import random_weights
 from tests.reference import VOCABULARY, tokenizer
 
 TINY = ModelConfig(VOCABULARY, 64, 96, 2, 4, 2, 32, max_position_embeddings=4096)
+SHORT = [
+    "--dtypes",
+    "float32",
+    "bfloat16",
+    "--lengths",
+    "16",
+    "--batch-sizes",
+    "4",
+    "--seconds",
+    "0.01",
+    "--rounds",
+    "2",
+]
+RATES = {"best": 5e9, "squares": {"64": 5e9}, "model": {"32": 4e9}}
 
 
 def test_texts_have_the_lengths_that_the_case_says() -> None:
@@ -83,24 +97,15 @@ def run(monkeypatch: pytest.MonkeyPatch, module: object, out: Path, *arguments: 
     return report
 
 
-def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = (
-        "--dtypes",
-        "float32",
-        "bfloat16",
-        "--lengths",
-        "16",
-        "--batch-sizes",
-        "4",
-        "--seconds",
-        "0.01",
-        "--rounds",
-        "2",
-    )
-    rates = {"best": 5e9, "squares": {"64": 5e9}, "model": {"32": 4e9}}
-    monkeypatch.setattr(bench_engine, "product_rates", lambda *arguments: rates)
+def without_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceilings are given instead of measured."""
+    monkeypatch.setattr(bench_engine, "product_rates", lambda *arguments: RATES)
     monkeypatch.setattr(bench_engine, "copy_rate", lambda *arguments: 1e10)
-    report = run(monkeypatch, bench_engine, tmp_path / "r.json", *few)
+
+
+def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without_ceilings(monkeypatch)
+    report = run(monkeypatch, bench_engine, tmp_path / "r.json", *SHORT)
     cases = {case["name"]: case for case in report["cases"]}  # type: ignore[attr-defined]
     assert set(cases) == {"16", "mix", "queries"}
     rows = {row["name"]: row for row in cases["mix"]["results"]}

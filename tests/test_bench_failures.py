@@ -15,29 +15,14 @@ import torch
 from loadtest import bench_engine, engine_rounds
 from loadtest.engine_contestants import SentenceTransformers, best_batch_size
 from loadtest.engine_failures import Failures
-from tests.test_bench_engine import run
+from tests.test_bench_engine import RATES, SHORT, run, without_ceilings
 
 ROOT = Path(__file__).parents[1]
-RATES = {"best": 5e9, "squares": {"64": 5e9}, "model": {"32": 4e9}}
-SHORT = [
-    "--dtypes",
-    "float32",
-    "bfloat16",
-    "--lengths",
-    "16",
-    "--batch-sizes",
-    "4",
-    "--seconds",
-    "0.01",
-    "--rounds",
-    "2",
-]
 
 
 @pytest.fixture(autouse=True)
 def no_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_engine, "product_rates", lambda *_: RATES)
-    monkeypatch.setattr(bench_engine, "copy_rate", lambda *_: 1e10)
+    without_ceilings(monkeypatch)
 
 
 def names(case: Any) -> list[str]:
