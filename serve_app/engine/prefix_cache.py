@@ -80,12 +80,9 @@ class PrefixCache:
             shared: list[SharedPrefix | None] = []
             reused = []
             for tenant, ids in inputs:
-                prefix, tokens, head = None, 0, b""
-                if (
-                    tenant in self._lengths
-                ):  # else there is nothing to look for, which matters with thousands of short inputs
-                    head = self._candidate(tenant, ids)
-                    tokens = self._longest(tenant, head)
+                head = self._candidate(tenant, ids)
+                tokens = self._longest(tenant, head)
+                prefix = None
                 if tokens:
                     key = tenant, head[: 4 * tokens]
                     prefix = self._kept[key]
@@ -116,7 +113,9 @@ class PrefixCache:
 
     def _candidate(self, tenant: int, ids: TokenIds) -> bytes:
         """As much of an input as the tenant's longest kept prefix may be; its last token is left to compute."""
-        return head_of(ids, min(len(ids) - 1, max(self._lengths.get(tenant, ()), default=0)))
+        lengths = self._lengths.get(tenant)
+        # Mostly there are none, and thousands of short inputs come at once.
+        return head_of(ids, min(len(ids) - 1, lengths[0])) if lengths else b""
 
     def _longest(self, tenant: int, head: bytes) -> int:
         """Tokens of the tenant's longest kept prefix that `head` begins with, or is."""
