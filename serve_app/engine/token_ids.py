@@ -15,12 +15,13 @@ def check_token_ids(token_ids: Sequence[TokenIds], config: ModelConfig) -> None:
     """Raises `EngineError` naming an input that is empty, too long for the model or has ids outside its vocabulary."""
     limit = config.max_position_embeddings
     # All at once: of thousands of short inputs, looking at each takes as long as computing them does on a GPU.
-    if len(token_ids) and all(ids.ndim == 1 and 1 <= len(ids) <= limit for ids in token_ids):
+    well_shaped = [ids.ndim == 1 and 1 <= len(ids) <= limit for ids in token_ids]
+    if well_shaped and all(well_shaped):
         every = np.concatenate(token_ids)
         if every.min() >= 0 and every.max() < config.vocab_size:
             return
     for index, ids in enumerate(token_ids):
-        if ids.ndim != 1 or not 1 <= len(ids) <= limit:
+        if not well_shaped[index]:
             raise EngineError(f"input {index} has shape {list(ids.shape)}, 1 to {limit} token ids are needed")
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= config.vocab_size:
