@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Literal
 
 import msgspec
@@ -65,7 +66,7 @@ def add_key(path: Path | None, entry: Entry) -> str:
     fields = {name: value for name, value in msgspec.to_builtins(entry).items() if value not in (None, False)}
     if entry.priority == "interactive":
         del fields["priority"]
-    text = "  - " + "\n    ".join(f"{name}: {_yaml(value)}" for name, value in fields.items()) + "\n"
+    text = indent(msgspec.yaml.encode([fields]).decode(), "  ")
     if path is None:
         KeyRing(parse_keys(b"keys:\n" + text.encode()))
         return text
@@ -84,17 +85,6 @@ def add_key(path: Path | None, entry: Entry) -> str:
     except ValueError as error:
         raise ValueError(f"{path} can't be used with that key: {error}") from None
     return text
-
-
-def _yaml(value: object) -> str:
-    """A value of an entry as YAML; text stands in quotes where YAML would make something else of it, as of `42` and `no`."""
-    if isinstance(value, str):
-        try:
-            if msgspec.yaml.decode(value) == value:
-                return value
-        except msgspec.DecodeError:
-            pass
-    return msgspec.json.encode(value).decode()
 
 
 def parse_keys(text: bytes) -> list[ApiKey]:
