@@ -55,13 +55,13 @@ def verify_command(environment: Mapping[str, str], key_variable: str) -> Callabl
 
                 report, engine = verify_model(str(model), revision, device=device, dtype=dtype, against=golden)
                 if record is not None and report.passed and engine is not None:
-                    recorded(engine).write(record)
+                    scores = recorded(engine)
+                    try:
+                        scores.write(record)
+                    except OSError as error:
+                        _fail(f"{record} can't be written: {error.strerror}.")
         except EmbedserveError as error:
             _fail(str(error))
-        except OSError as error:
-            if record is None or error.filename != str(record):
-                raise
-            _fail(f"{record} can't be written: {error.strerror}.")
         print(report.as_json() if as_json else report.as_table())
         if record is not None:
             done = (
