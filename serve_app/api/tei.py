@@ -107,7 +107,7 @@ _TRUNCATION = {
     "prompt_name": "must be a string",
     "instruction": INSTRUCTION_RULE,
 }
-_WHOLE = "The JSON body must be an object with 'inputs'."
+WHOLE = "The JSON body must be an object with 'inputs'."
 _INSTEAD = {
     "encoding_format": "Vectors are JSON numbers here; POST /v1/embeddings writes base64 too.",
     "model": "Remove it: this API has one model, see GET /info.",
@@ -126,10 +126,10 @@ _ONLY_POOLED = {
 _embed = BodyDecoder(
     TeiEmbedRequest,
     {**_TRUNCATION, "normalize": "must be true or left out", "dimensions": "must be an integer"},
-    _WHOLE,
+    WHOLE,
     _INSTEAD,
 )
-_embed_all = BodyDecoder(TeiEmbedAllRequest, _TRUNCATION, _WHOLE, _INSTEAD | _ONLY_POOLED)
+_embed_all = BodyDecoder(TeiEmbedAllRequest, _TRUNCATION, WHOLE, _INSTEAD | _ONLY_POOLED)
 _similarity = BodyDecoder(
     TeiSimilarityRequest,
     {
@@ -138,7 +138,7 @@ _similarity = BodyDecoder(
         "parameters": "must be an object",
         **{f"parameters.{name}": rule for name, rule in _TRUNCATION.items()},
     },
-    _WHOLE,
+    WHOLE,
     {"source_sentence": "Send it inside 'inputs'.", "sentences": "Send them inside 'inputs'."},
 )
 

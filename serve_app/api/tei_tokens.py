@@ -15,7 +15,7 @@ from serve_app.api.decoding import BodyDecoder
 from serve_app.api.inputs import SHAPES, read_input, read_texts
 from serve_app.api.models import Models
 from serve_app.api.prompts import Instruction, resolve
-from serve_app.api.tei import INSTRUCTION_RULE
+from serve_app.api.tei import INSTRUCTION_RULE, WHOLE
 from serve_app.errors import InvalidRequestError
 from serve_app.types import Limits, TokenIds, Tokenized
 
@@ -91,7 +91,7 @@ _tokenize = BodyDecoder(
         "prompt_name": "must be a string",
         "instruction": INSTRUCTION_RULE,
     },
-    "The JSON body must be an object with 'inputs'.",
+    WHOLE,
     dict.fromkeys(("input", "prompt", "text", "texts"), "Send the text in 'inputs'."),
 )
 _decode = BodyDecoder(
