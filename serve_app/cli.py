@@ -39,6 +39,11 @@ API_KEY = "EMBEDSERVE_API_KEY"
 
 SHORTEST_KEY = 20
 
+# What `cost` takes where nothing is given.
+COST_URL = "http://127.0.0.1:8000"
+COST_REQUEST_TOKENS = 100.0
+COST_GPUS = 1
+
 Port = Annotated[int, typer.Option(help="TCP port of the service.", min=1, max=65535)]
 
 
@@ -171,14 +176,14 @@ def check(file: Annotated[typer.FileBinaryRead, typer.Argument(help="Serve confi
 
 @app.command()
 def cost(
-    url: Annotated[str | None, typer.Option(help="A running service; unset: http://127.0.0.1:8000.")] = None,
+    url: Annotated[str | None, typer.Option(help=f"A running service; unset: {COST_URL}.")] = None,
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Instead of a running service: what one GPU does at full load.", min=1)
     ] = None,
     tokens_per_request: Annotated[
-        float | None, typer.Option(help="With --tokens-per-second; unset: 100.", min=1)
+        float | None, typer.Option(help=f"With --tokens-per-second; unset: {COST_REQUEST_TOKENS:g}.", min=1)
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="With --tokens-per-second; unset: 1.", min=1)] = None,
+    gpus: Annotated[int | None, typer.Option(help=f"With --tokens-per-second; unset: {COST_GPUS}.", min=1)] = None,
     utilisation: Annotated[
         float | None,
         typer.Option(help="With --tokens-per-second: share of the time that is full load.", min=0.001, max=1),
@@ -205,9 +210,10 @@ def cost(
     other = OtherPrices(prices, gpu, gpu_usd_per_hour, token_factor)
     try:
         if tokens_per_second is None:
-            report = running_report(url or "http://127.0.0.1:8000", other, os.environ.get(API_KEY))
+            report = running_report(url or COST_URL, other, os.environ.get(API_KEY))
         else:
-            report = imagined_report(other, tokens_per_second, tokens_per_request or 100, gpus or 1, utilisation, qps)
+            size, count = tokens_per_request or COST_REQUEST_TOKENS, gpus or COST_GPUS
+            report = imagined_report(other, tokens_per_second, size, count, utilisation, qps)
     except ValueError as error:
         _fail(str(error))
     print(encode(report).decode() if as_json else usage_table(report))

@@ -97,9 +97,9 @@ def imagined_report(
     other: OtherPrices,
     tokens_per_second: float,
     tokens_per_request: float,
-    gpus: int = 1,
-    utilisation: float | None = None,
-    qps: float | None = None,
+    gpus: int,
+    utilisation: float | None,
+    qps: float | None,
 ) -> UsageReport:
     """The report of an hour at this load: `utilisation`, or `qps` requests per second, or full load.
 
